@@ -1,0 +1,111 @@
+"""What a model costs, counted on the model itself: MACs, parameters, activation memory."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+from workbench.graph.inputs import Inputs
+
+# Ops that compute, yet cost nothing worth counting beside the multiplications of a layer.
+CHEAP = """add sub mul div relu relu_ gelu silu sigmoid hardtanh hardtanh_ hardswish hardsigmoid clamp native_batch_norm
+cudnn_batch_norm _native_batch_norm_legit_no_training native_layer_norm native_group_norm mean sum amax max_pool2d
+max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d _softmax tanh exp pow sqrt rsqrt neg where
+leaky_relu elu embedding maximum minimum""".split()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one sample.
+
+    ``macs`` are multiply-accumulates of convolutions, linear layers and matrix products; ``params`` the parameters,
+    tied ones once; ``activation_bytes`` the sum of what all ops write, ``peak_activation_bytes`` the largest single
+    result with its inputs; ``not_counted`` names compute ops that have no MAC formula.
+    """
+
+    macs: int
+    params: int
+    activation_bytes: int
+    peak_activation_bytes: int
+    not_counted: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Cost({self.macs / 1e6:.2f} M MACs, {self.params / 1e6:.3f} M parameters)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and names."""
+        return asdict(self) | {"not_counted": list(self.not_counted)}
+
+
+def count(model: nn.Module, example_inputs: Any) -> Cost:
+    """Count a model on the meta device: no arithmetic is done, no memory taken.
+
+    MACs are those of torch's FlopCounterMode, halved, with attention and the transformer's fast path taken apart into
+    products it can count.
+
+    Examples
+    --------
+    >>> count(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 10, 10)).macs  # 8 * 8 positions of 3 * 3 * 3 * 8
+    13824
+    """
+    inputs = Inputs.of(example_inputs).take(2)
+    on_meta = copy.deepcopy(model).to("meta").eval()
+    flops, writes = FlopCounterMode(display=False), _Writes()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes:
+            warnings.simplefilter("ignore")  # on meta, torch warns of a mismatch that the kernel choice already settles
+            inputs.to(torch.device("meta"))(on_meta)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    batch = inputs.batch or 1
+    return Cost(
+        macs=flops.get_total_flops() // 2 // batch,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        activation_bytes=writes.total // batch,
+        peak_activation_bytes=writes.peak // batch,
+        not_counted=tuple(sorted(writes.uncounted)),
+    )
+
+
+class _Writes(TorchDispatchMode):
+    """Adds up what ops write, and lists those that compute without a formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = self.peak = 0
+        self.uncounted: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(alias.alias_info for alias in func._schema.returns):
+            return result  # a view, or written in place
+        written = sum(_bytes(leaf) for leaf in pytree.tree_leaves(result))
+        self.total += written
+        self.peak = max(self.peak, written + sum(_bytes(leaf) for leaf in pytree.tree_leaves((args, kwargs))))
+        name = func._schema.name.split("::")[-1]
+        if func._overloadpacket not in flop_registry and name not in CHEAP and _multiplies(func):
+            self.uncounted.add(str(func))
+        return result
+
+
+def _bytes(leaf: Any) -> int:
+    return leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else 0
+
+
+def _multiplies(func: Any) -> bool:
+    """Not one of the ops that PyTorch itself tags as pointwise, a view or a way to make a tensor."""
+    quiet = {torch.Tag.pointwise, torch.Tag.inplace_view} | {getattr(torch.Tag, "reduction", torch.Tag.pointwise)}
+    moves = ("copy", "clone", "cat", "empty", "zeros", "ones", "full", "arange", "constant_pad", "index", "view", "lift")
+    name = func._schema.name.split("::")[-1]
+    return not (quiet & set(func.tags)) and not any(word in name for word in moves)

@@ -1,0 +1,79 @@
+"""Model inputs as the user gives them: a tensor is the one input, a tuple positional, a dict keyword."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of one call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, given: Any) -> Inputs:
+        """Read a tensor, a tuple or a dict.
+
+        Raises
+        ------
+        TypeError
+            It is none of the three.
+        """
+        if isinstance(given, Inputs):
+            return given
+        if isinstance(given, Tensor):
+            return cls((given,), {})
+        if isinstance(given, tuple):
+            return cls(given, {})
+        if isinstance(given, Mapping):
+            return cls((), dict(given))
+        raise TypeError(
+            f"model inputs are a tensor, a tuple (positional) or a dict (keyword), not {type(given).__name__}"
+            + ("; make the list a tuple" if isinstance(given, list) else "")
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments, in order."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Tensor)]
+
+    def map(self, change: Any) -> Inputs:
+        """The same arguments with every tensor changed."""
+        args, kwargs = pytree.tree_map_only(Tensor, change, (self.args, dict(self.kwargs)))
+        return Inputs(args, kwargs)
+
+    @property
+    def batch(self) -> int | None:
+        """The size that all tensors share in dimension 0, or None where they differ."""
+        sizes = {tensor.shape[0] if tensor.ndim else None for tensor in self.tensors()}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def take(self, count: int) -> Inputs:
+        """The same inputs with ``count`` samples: the first ones, repeated where there are too few."""
+        if self.batch is None:
+            return self
+        return self.map(lambda tensor: tensor[torch.arange(count) % len(tensor)])
+
+    def to(self, device: torch.device) -> Inputs:
+        """The same inputs on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def dynamic(self) -> Any:
+        """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it."""
+        free = self.batch is not None
+
+        def spec(leaf: Any) -> Any:
+            return {0: torch.export.Dim.AUTO} if free and isinstance(leaf, Tensor) else None
+
+        args, kwargs = pytree.tree_map(spec, (self.args, dict(self.kwargs)))
+        return (*args, *kwargs.values()) if not kwargs else {"args": args, **kwargs} if args else kwargs
+
+    def __call__(self, model: nn.Module) -> Any:
+        return model(*self.args, **self.kwargs)

@@ -1,0 +1,125 @@
+"""A model as a program: the functional ATen graph of ``torch.export``, run node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from workbench.errors import Refused
+from workbench.graph.inputs import Inputs
+
+Values = dict[str, Any]  # what each node computed, by the node's name
+
+
+@dataclass(frozen=True)
+class Program:
+    """The operations of a model in order, and the tensors it owns.
+
+    ``nodes`` are the operations; ``state`` maps a placeholder's name to the name of the tensor it stands for (as in
+    ``state_dict``); ``tensors`` holds those tensors; ``inputs`` and ``outputs`` name nodes.
+    """
+
+    nodes: tuple[Node, ...]
+    state: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[Node, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
+
+    def start(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Values:
+        """The values of the placeholders. ``tensors`` replaces tensors of the model, by their names."""
+        owned = {**self.tensors, **(tensors or {})}
+        values: Values = {placeholder: owned[name] for placeholder, name in self.state.items()}
+        leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+        if len(leaves) != len(self.inputs):
+            raise ValueError(f"the model takes {len(self.inputs)} input tensors, as in {self.in_spec}; got {spec}")
+        return values | dict(zip(self.inputs, leaves, strict=True))
+
+    def run(self, nodes: Iterable[Node], values: Values, free: bool = False) -> Values:
+        """Run some nodes in order on the values so far, which are added to (and dropped after use with ``free``)."""
+        for node in nodes:
+            values[node.name] = compute(node, values)
+            if free:
+                for name in self.last_use.get(node.name, ()):
+                    del values[name]
+        return values
+
+    def output(self, values: Values) -> Any:
+        """What the model returns, in its own structure."""
+        return pytree.tree_unflatten([values[node.name] for node in self.outputs], self.out_spec)
+
+    def __call__(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
+        return self.output(self.run(self.nodes, self.start(inputs, tensors), free=True))
+
+
+def compute(node: Node, values: Values) -> Any:
+    """The value of one node."""
+    args, kwargs = map_arg((node.args, node.kwargs), lambda used: values[used.name])
+    return node.target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
+
+
+def export(model: nn.Module, inputs: Inputs) -> Program:
+    """The program of a model in eval mode; its batch stays free where the model allows it.
+
+    Raises
+    ------
+    Refused
+        ``torch.export`` cannot follow the forward.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
+            ).run_decompositions({})  # functional: no op writes into its input, so that values can be kept
+    except Exception as error:  # torch.export raises anything, also what the forward raises
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Refused(
+            "torch.export", type(model).__name__, f"it cannot follow the forward ({line})",
+            "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
+        ) from error  # fmt: skip
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return from_exported(exported, model)
+
+
+def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> Program:
+    """The program in an exported one; its tensors are the caller's own, not copies."""
+    signature = exported.graph_signature
+    state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
+             **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    tensors = {name: own[name] if name in own else exported.constants[name] for name in state.values()}
+    graph = exported.graph_module.graph
+    nodes = tuple(node for node in graph.nodes if node.op == "call_function")
+    return Program(
+        nodes=nodes,
+        state=state,
+        tensors={name: tensor.detach() for name, tensor in tensors.items()},
+        inputs=tuple(signature.user_inputs),  # type: ignore[arg-type]  # names of placeholders here, never constants
+        outputs=tuple(graph.output_node().args[0]),  # type: ignore[arg-type]  # a tuple of nodes
+        in_spec=exported.call_spec.in_spec,
+        out_spec=exported.call_spec.out_spec,
+        last_use=_last_uses(nodes, keep={node.name for node in graph.output_node().all_input_nodes}),
+    )
+
+
+def _last_uses(nodes: tuple[Node, ...], keep: set[str]) -> dict[str, tuple[str, ...]]:
+    seen = set(keep)
+    last: dict[str, tuple[str, ...]] = {}
+    for node in reversed(nodes):
+        names = [used.name for used in (*node.all_input_nodes, node) if used.op == "call_function"]
+        last[node.name] = tuple(dict.fromkeys(name for name in names if name not in seen))
+        seen.update(names)
+    return last

@@ -1,0 +1,39 @@
+"""Rules: what each op does to the labels of its inputs. One file per family of ops.
+
+A rule is a function ``(call) -> Labels`` (or a list of Labels where the op returns several tensors), registered for the
+ops it serves. An op without a rule freezes its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from workbench.graph.call import Call
+
+Rule = Callable[[Call], Any]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*ops: str) -> Callable[[Rule], Rule]:
+    """Register a rule for ATen ops, by their names without overload: ``"relu"`` serves ``aten.relu.default``."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(ops, function))
+        return function
+
+    return register
+
+
+def rule_for(call: Call) -> Rule:
+    """The rule of a call, or the one that freezes."""
+    from workbench.graph.rules import contraction, elementwise, movement, norm, reduction  # noqa: F401  # they register
+
+    return RULES.get(call.op, unknown)
+
+
+def unknown(call: Call) -> Any:
+    """No rule: whatever goes in can no longer leave."""
+    for tensor in call.tensors():
+        call.freeze(tensor, "no rule says where its indices go", "ask for a rule, or keep these layers at full width")
+    return ()

@@ -1,0 +1,146 @@
+"""``trace``: model and example inputs to a ChannelGraph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
+from workbench.graph.inputs import Inputs
+from workbench.graph.program import Program, export
+from workbench.graph.provenance import Provenance, follow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.cost.count import Cost
+
+LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An operation with a weight: where it is, and which dimensions of the weight are outputs and inputs."""
+
+    name: str
+    op: str
+    node: str
+    weight: str
+    bias: str | None
+    shape: torch.Size  # of the weight: out, in / groups, kernel...
+    positions: int  # how many times a sample the weight is applied
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """Which indices of which tensors of a model belong together."""
+
+    model: nn.Module = field(repr=False)
+    inputs: Inputs = field(repr=False)
+    program: Program = field(repr=False)
+    provenance: Provenance = field(repr=False)
+    groups: tuple[ChannelGroup, ...]
+    frozen: tuple[Frozen, ...]
+    layers: tuple[Layer, ...]
+
+    def __repr__(self) -> str:
+        units = sum(group.units for group in self.groups)
+        return (
+            f"ChannelGraph({type(self.model).__name__}: {len(self.layers)} layers, {len(self.groups)} channel groups "
+            f"with {units} units, {len(self.frozen)} frozen)"
+        )
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        """The group of that name."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(f"no channel group {name!r}; the groups are {', '.join(g.name for g in self.groups)}")
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Layer, ...]]:
+        """Group name -> the layers that sum over its channels."""
+        reads = {g.name: {m.tensor for m in g.members if m.role == "in"} for g in self.groups}
+        return {name: tuple(layer for layer in self.layers if layer.weight in weights) for name, weights in reads.items()}
+
+    def cost(self) -> Cost:
+        """What one sample costs."""
+        from workbench.cost.count import count
+
+        return count(self.model, self.inputs)
+
+    def winnow(self, kept: Mapping[str, Any]) -> nn.Module:
+        """A new model with only the kept units of some groups; see ``workbench.graph.winnow.winnow``."""
+        from workbench.graph.winnow import winnow
+
+        return winnow(self, kept)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a group: units, members, layers that read it."""
+        import pandas as pd
+
+        rows = [
+            {"group": g.name, "units": g.units, "members": ", ".join(f"{m.tensor}[{m.dim}]" for m in g.members),
+             "read by": ", ".join(layer.name for layer in self.consumers[g.name])}
+            for g in self.groups
+        ]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False)}"
+
+
+def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+    """Find which channels of a model can leave together.
+
+    Parameters
+    ----------
+    model : any module ``torch.export`` can follow; it is traced in eval mode and left as it was
+    example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
+
+    Raises
+    ------
+    Refused
+        The model cannot be exported.
+    TypeError
+        The inputs are of another kind.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> trace(model, torch.zeros(1, 3, 9, 9)).groups
+    (ChannelGroup(0: 8 units; 0.weight[0], 0.bias[0], 2.weight[1]),)
+    """
+    inputs = Inputs.of(example_inputs)
+    twice = inputs.take(2)  # torch.export takes a batch of one for a constant
+    program = export(model, twice)
+    provenance = follow(program, twice)
+    groups, frozen = find_groups(provenance)
+    return ChannelGraph(model, inputs, program, provenance, groups, frozen, _layers(program, provenance))
+
+
+def _layers(program: Program, provenance: Provenance) -> tuple[Layer, ...]:
+    """The convolutions and linear layers whose weight the model owns, in the order they run."""
+    from workbench.graph.call import bind, op_name
+
+    found = []
+    for node in program.nodes:
+        if op_name(node) not in LAYERS:
+            continue
+        arguments = bind(node, node.args, node.kwargs)
+        weight, bias = (program.state.get(arguments[key].name) if arguments[key] else None for key in ("weight", "bias"))
+        if weight is None:
+            continue
+        shape, out = program.tensors[weight].shape, provenance.shapes[node.name]
+        positions = out.numel() // out[0] // shape[0]
+        found.append(
+            Layer(layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments.get("groups", 1))
+        )
+    return tuple(found)
