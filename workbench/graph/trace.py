@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -68,6 +69,23 @@ class ChannelGraph:
         """Group name -> the layers that sum over its channels."""
         reads = {g.name: {m.tensor for m in g.members if m.role == "in"} for g in self.groups}
         return {name: tuple(layer for layer in self.layers if layer.weight in weights) for name, weights in reads.items()}
+
+    @cached_property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """The parameters that the program reads, tied ones once."""
+        names = {name for name, _ in self.model.named_parameters()}
+        return {name: tensor for name, tensor in self.program.tensors.items() if name in names}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the operations and of every tensor: changes when the model does."""
+        digest = hashlib.sha256()
+        for node in self.program.nodes:
+            digest.update(f"{node.name} {node.target} {node.args} {node.kwargs}\n".encode())
+        for name, tensor in sorted(self.program.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return f"sha256:{digest.hexdigest()[:16]}"
 
     def cost(self) -> Cost:
         """What one sample costs."""

@@ -1,0 +1,64 @@
+"""Structured compression for PyTorch models: measure what each layer can lose, decide, and rewrite.
+
+The names below are the public face; each is imported when it is first used, so that ``import workbench`` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench import data, zoo
+    from workbench.allocate import Unreachable
+    from workbench.allocate.budget import Budget
+    from workbench.artefact import restore
+    from workbench.calibrate import Statistics
+    from workbench.cost.count import Cost
+    from workbench.errors import Refused
+    from workbench.evaluation import Evaluation
+    from workbench.graph.groups import ChannelGroup, Frozen, Member
+    from workbench.graph.trace import ChannelGraph, Layer, trace
+    from workbench.plan import Plan
+    from workbench.result import Result
+    from workbench.sensitivity import SensitivityCurves
+    from workbench.study import Study, compress
+    from workbench.verification import Verification, verify
+
+_HOMES = {
+    "workbench": ("data", "zoo"),
+    "workbench.allocate": ("Unreachable",),
+    "workbench.allocate.budget": ("Budget",),
+    "workbench.artefact": ("restore",),
+    "workbench.calibrate": ("Statistics",),
+    "workbench.cost.count": ("Cost",),
+    "workbench.errors": ("Refused",),
+    "workbench.evaluation": ("Evaluation",),
+    "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
+    "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
+    "workbench.plan": ("Plan",),
+    "workbench.result": ("Result",),
+    "workbench.sensitivity": ("SensitivityCurves",),
+    "workbench.study": ("Study", "compress"),
+    "workbench.verification": ("Verification", "verify"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Frozen", "Layer", "Member", "Plan", "Refused",
+    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data", "restore",
+    "trace", "verify", "zoo",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'workbench' has no attribute {name!r}")
+    home = _HOME[name]
+    found = import_module(f"{home}.{name}") if home == "workbench" else getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,124 @@
+"""``apply``: a plan and calibration data to a smaller model, repaired layer by layer against the original.
+
+The original and the compressed network are carried through the calibration data side by side, one operation at a time.
+At each layer the inputs are those of the compressed network so far, the wanted outputs the original's, so that a later
+layer makes good what the earlier ones lost.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from tqdm.auto import tqdm
+
+from workbench.calibrate import ROWS, Batches, Evidence, Reader
+from workbench.graph.program import Values
+from workbench.graph.trace import ChannelGraph, Layer
+from workbench.graph.winnow import cut_model, cuts_for
+from workbench.plan import Plan
+from workbench.reconstruct import Repair
+from workbench.repair import Repairer, kept_columns
+from workbench.sensitivity.sweep import set_tensors_
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The smaller model, and how the layers were repaired, by name."""
+
+    model: nn.Module
+    repairs: dict[str, Repair]
+
+
+def apply(
+    graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, rows: int = ROWS, seed: int = 0,
+    progress: bool = False,
+) -> Applied:  # fmt: skip
+    """Make the smaller model that a plan describes.
+
+    Raises
+    ------
+    ValueError
+        The plan was made for another model.
+    Refused
+        The model's forward contradicts the smaller tensors.
+    """
+    if plan.model != graph.fingerprint:
+        raise ValueError(
+            f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
+        )
+    with torch.no_grad():
+        tensors, repairs = _Pair(graph, plan, Batches.of(calibration), rows, seed).run(progress)
+    repaired = copy.deepcopy(graph.model)
+    set_tensors_(repaired, tensors)
+    return Applied(cut_model(repaired, cuts_for(graph, plan.kept)), repairs)
+
+
+class _Pair:
+    """Both networks on all the calibration data, as far as they have come."""
+
+    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, seed: int):
+        self.graph, self.plan, self.program = graph, plan, graph.program
+        self.layers = {layer.node: layer for layer in graph.layers if _runs_once(layer, graph)}
+        self.readers = {
+            node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
+        }
+        self.sizes = [inputs.batch or 1 for inputs in batches]
+        self.dense: list[Values] = [self.program.start(inputs) for inputs in batches]
+        # what differs from the original; everything else is shared with it
+        self.small: list[Values] = [{} for _ in self.dense]
+        self.tensors: dict[str, Tensor] = {}
+        self.repairs: dict[str, Repair] = {}
+
+    def run(self, progress: bool) -> tuple[dict[str, Tensor], dict[str, Repair]]:
+        """Every operation in order; the changed tensors and the repairs."""
+        for node in tqdm(self.program.nodes, "apply", disable=not progress, unit="op"):
+            for values in self.dense:
+                self.program.run([node], values)
+            if node.name in self.layers:
+                self._repair(node)
+            if self._differs(node):
+                for values, small in zip(self.dense, self.small, strict=True):
+                    small[node.name] = self.program.run([node], {**values, **small})[node.name]
+            self._forget(node)
+        return self.tensors, self.repairs
+
+    def _repair(self, node: Node) -> None:
+        """Fit the layer to the original's outputs from the compressed network's inputs."""
+        layer, reader = self.layers[node.name], self.readers[node.name]
+        columns = kept_columns(self.graph, layer, self.plan.cut)
+        if reader.patches.input not in self.small[0] and len(columns) == layer.shape[1:].numel():
+            return  # nothing before it changed, and it loses nothing
+        evidence = self._evidence(reader)
+        repairer = Repairer.of(layer, self.graph)
+        repair = repairer.repair(self.program.tensors, columns, evidence)
+        self.repairs[layer.name] = repair
+        self.tensors |= repairer.tensors(repair, self.program.tensors)
+        placeholder = {tensor: name for name, tensor in self.program.state.items()}
+        for small in self.small:
+            small |= {placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, repairer.mean) if name}
+
+    def _evidence(self, reader: Reader) -> Evidence:
+        evidence, first = reader.empty(), 0
+        for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
+            source = reader.patches.input
+            reader.gather(evidence, small.get(source, values[source]), values[reader.layer.node], first)
+            first += size
+        return evidence
+
+    def _differs(self, node: Node) -> bool:
+        return any(used.name in self.small[0] for used in node.all_input_nodes)
+
+    def _forget(self, node: Node) -> None:
+        for values in (*self.dense, *self.small):
+            for name in self.program.last_use[node.name]:
+                values.pop(name, None)
+
+
+def _runs_once(layer: Layer, graph: ChannelGraph) -> bool:
+    return sum(other.weight == layer.weight for other in graph.layers) == 1

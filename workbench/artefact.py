@@ -1,0 +1,151 @@
+"""A compressed model on disk: safetensors and JSON, never a pickle.
+
+``plan.json`` holds the plan and, for each tensor and dimension, the indices that stay, so that ``restore`` needs neither
+example inputs nor the names of groups. ``reference.safetensors`` holds a batch of inputs and what the model made of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from workbench.graph.inputs import Inputs
+from workbench.graph.winnow import RECORD, Cut, cut_model
+
+if TYPE_CHECKING:
+    from workbench.result import Result
+
+PLAN, WEIGHTS, REFERENCE, RESULT, REPORT = (
+    "plan.json", "weights.safetensors", "reference.safetensors", "result.json", "report.html",
+)  # fmt: skip
+
+
+def save(result: Result, directory: Path) -> Path:
+    """Write all files of a result; each appears whole or not at all."""
+    from workbench.report import render
+
+    directory.mkdir(parents=True, exist_ok=True)
+    state, aliases = _distinct(result.model.state_dict())
+    plan = {
+        **result.plan.to_dict(),
+        "name": result.source.name,
+        "cuts": [asdict(cut) for cut in getattr(result.model, RECORD)],
+        "inputs": [{"shape": list(t.shape), "dtype": str(t.dtype)} for t in result.graph.inputs.tensors()],
+        "aliases": aliases,
+    }
+    data = result.to_dict()
+    _replace(directory / WEIGHTS, lambda path: save_file(state, path))
+    _replace(directory / REFERENCE, lambda path: save_file(_reference(result), path))
+    _replace(directory / RESULT, lambda path: path.write_text(json.dumps(data, indent=1, allow_nan=False)))
+    _replace(directory / REPORT, lambda path: path.write_text(render(data), encoding="utf-8"))
+    _replace(directory / PLAN, lambda path: path.write_text(json.dumps(plan, indent=1, allow_nan=False)))
+    return directory
+
+
+def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
+    """The saved smaller model, built from a fresh instance of the original's class.
+
+    Parameters
+    ----------
+    model : the original architecture; its weights do not matter and it is not changed
+    directory : what ``Result.save`` wrote
+
+    Raises
+    ------
+    ValueError
+        The directory holds no artefact, or one of another model.
+    """
+    folder = Path(directory)
+    plan = read_plan(folder)
+    cuts = tuple(Cut(c["tensor"], c["dim"], c["size"], tuple(c["kept"]), c["role"]) for c in plan["cuts"])
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    for cut in cuts:
+        found = own[cut.tensor].shape if cut.tensor in own else None
+        if found is None or cut.dim >= len(found) or found[cut.dim] != cut.size:
+            raise ValueError(
+                f"{folder} was made from a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
+                f"{type(model).__name__} has {'no such tensor' if found is None else f'the shape {list(found)}'}"
+            )
+    small = cut_model(copy.deepcopy(model), cuts)
+    state = load_file(folder / WEIGHTS)
+    state |= {alias: state[name] for alias, name in plan["aliases"].items()}
+    try:
+        small.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}: {error}") from error
+    return small.eval()
+
+
+def read_plan(folder: Path) -> Mapping[str, Any]:
+    """``plan.json`` of an artefact."""
+    path = folder / PLAN
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no compressed model: there is no {PLAN} in it")
+    plan: dict[str, Any] = json.loads(path.read_text())
+    if plan.get("format") != 1:
+        raise ValueError(f"{path} has the format {plan.get('format')!r}; this version of workbench reads format 1")
+    return plan
+
+
+def replays(small: nn.Module, folder: Path) -> bool:
+    """Whether a restored model gives the stored outputs on the stored inputs, bit for bit."""
+    stored = load_file(folder / REFERENCE)
+    outputs = _outputs(small, reference_inputs(folder))
+    return all(torch.equal(stored[name], tensor) for name, tensor in outputs.items())
+
+
+def reference_inputs(folder: Path) -> Inputs:
+    """The stored batch of inputs."""
+    stored = load_file(folder / REFERENCE)
+    named = {name.removeprefix("input."): t for name, t in stored.items() if name.startswith("input.")}
+    positional = sorted((key for key in named if key.isdigit()), key=int)
+    return Inputs(tuple(named[key] for key in positional), {k: v for k, v in named.items() if not k.isdigit()})
+
+
+def _reference(result: Result) -> dict[str, Tensor]:
+    """A batch of four of the example inputs, varied where they are floats, with the model's outputs."""
+    generator = torch.Generator().manual_seed(result.source.seed)
+
+    def vary(tensor: Tensor) -> Tensor:
+        noise = torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else torch.zeros(1)
+        return (tensor.cpu() + noise.to(tensor.dtype)).contiguous()
+
+    inputs = result.graph.inputs.take(4).map(vary)
+    named = {**{str(place): tensor for place, tensor in enumerate(inputs.args)}, **inputs.kwargs}
+    return {f"input.{name}": tensor for name, tensor in named.items()} | _outputs(result.model, inputs)
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(inputs(copy.deepcopy(model).eval()))
+    return {f"output.{place}": leaf.contiguous() for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+
+
+def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that are the same storage once, and the other names they have."""
+    first: dict[int, str] = {}
+    distinct, aliases = {}, {}
+    for name, tensor in state.items():
+        owner = first.setdefault(tensor.untyped_storage().data_ptr(), name) if tensor.numel() else name
+        if owner == name:
+            distinct[name] = tensor.detach().cpu().contiguous()
+        else:
+            aliases[name] = owner
+    return distinct, aliases
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write beside the path, then rename: a reader never sees half a file."""
+    beside = path.with_name(f".{path.name}.part")
+    write(beside)
+    os.replace(beside, path)

@@ -1,0 +1,156 @@
+"""``calibrate``: one pass over the calibration data gathers the second moments of every prunable layer's input."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from workbench.graph.inputs import Inputs
+from workbench.graph.trace import ChannelGraph, Layer
+from workbench.moments import Moments
+from workbench.patches import Patches
+
+ROWS = 40_000  # a layer: enough for 4,600 unknowns (3 x 3 x 512) eight times over
+HELD_OUT = 4  # every fourth sample is kept back to choose the ridge and to check the repair
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a repair of one layer is fitted to, and what it is checked on."""
+
+    fit: Moments
+    held_out: Moments
+
+    @property
+    def all(self) -> Moments:
+        """Both together."""
+        return self.fit + self.held_out
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The evidence of each layer that reads a channel group, by the layer's name."""
+
+    layers: dict[str, Evidence]
+    samples: int
+    fingerprint: str
+
+    def __repr__(self) -> str:
+        return f"Statistics({len(self.layers)} layers, {self.samples} samples)"
+
+
+def calibrate(
+    graph: ChannelGraph, calibration: Iterable[Any], *, rows: int = ROWS, seed: int = 0, progress: bool = False
+) -> Statistics:
+    """Gather second moments of every layer whose inputs can be pruned, and of what it makes of them.
+
+    Parameters
+    ----------
+    graph : what ``trace`` found
+    calibration : yields model inputs (a tensor, a tuple or a dict) and nothing else; can be gone over again
+    rows : at most about this many rows a layer are kept, drawn at random places of every sample
+    seed : of that draw
+
+    Raises
+    ------
+    ValueError
+        The calibration data is empty, or can be read only once.
+    """
+    batches = Batches.of(calibration)
+    read = {layer.node: layer for group in graph.groups for layer in graph.consumers[group.name]}
+    readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in read.items()}
+    evidence = {node: reader.empty() for node, reader in readers.items()}
+    seen = 0
+    with torch.no_grad():
+        for inputs in tqdm(batches, "calibrate", disable=not progress, unit="batch"):
+            values = graph.program.start(inputs)
+            for node in graph.program.nodes:
+                reader = readers.get(node.name)
+                source = values[reader.patches.input] if reader else None
+                graph.program.run([node], values, free=True)
+                if reader:
+                    reader.gather(evidence[node.name], source, values[node.name], seen)
+            seen += inputs.batch or 1
+    return Statistics({read[node].name: found for node, found in evidence.items()}, batches.samples, batches.fingerprint)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Draws rows of one layer, the same number from every sample."""
+
+    layer: Layer
+    patches: Patches
+    per_sample: int
+    generator: torch.Generator
+
+    @classmethod
+    def of(cls, layer: Layer, graph: ChannelGraph, rows: int, samples: int, seed: int) -> Reader:
+        """A reader that draws about ``rows`` rows from ``samples`` samples."""
+        digest = hashlib.sha256(f"{seed} {layer.name}".encode()).digest()  # each layer's draw is its own
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return cls(layer, Patches.of(layer, graph.program), max(1, -(-rows // samples)), generator)
+
+    def empty(self) -> Evidence:
+        """Evidence of this layer's shape, without rows."""
+        out, columns, groups = self.layer.shape[0], self.layer.shape[1:].numel(), self.layer.groups
+        return Evidence(*(Moments.empty(groups, columns, out // groups) for _ in range(2)))
+
+    def gather(self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int) -> None:
+        """Add rows of a batch whose first sample has this number: what the layer reads, and what should come out."""
+        positions = self.patches.positions(outputs, self.per_sample, self.generator)
+        kept_back = torch.arange(first, first + len(inputs)) % HELD_OUT == HELD_OUT - 1
+        for moments, some in ((evidence.fit, ~kept_back), (evidence.held_out, kept_back)):
+            if some.any():
+                moments.add(self.patches.rows(inputs[some], positions), self.patches.targets(outputs[some], positions))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Calibration data that can be gone over again and is known by its content."""
+
+    source: Iterable[Any]
+    samples: int
+    count: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, calibration: Any) -> Batches:
+        """Read the data once: count it, take its fingerprint.
+
+        Raises
+        ------
+        ValueError
+            It is empty, or an iterator that can be read only once.
+        """
+        if isinstance(calibration, Batches):
+            return calibration
+        if isinstance(calibration, Tensor):
+            calibration = list(calibration.split(128))
+        if iter(calibration) is calibration:
+            raise ValueError(
+                "the calibration data is a generator that can be read only once; give a list, a DataLoader or any "
+                "object whose iteration starts anew each time"
+            )
+        digest, samples, count = hashlib.sha256(), 0, 0
+        for inputs in map(Inputs.of, calibration):
+            for tensor in inputs.tensors():
+                digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            samples, count = samples + (inputs.batch or 1), count + 1
+        if not samples:
+            raise ValueError("the calibration data is empty; it must yield at least one batch of model inputs")
+        if samples < HELD_OUT:
+            raise ValueError(f"the calibration data has {samples} samples; {HELD_OUT} are the least, 512 a good number")
+        return cls(calibration, samples, count, f"sha256:{digest.hexdigest()[:16]}")
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return map(Inputs.of, iter(self.source))
+
+    def __len__(self) -> int:
+        return self.count

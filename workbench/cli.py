@@ -1,0 +1,216 @@
+"""The command line. Results go to stdout, the log and progress to stderr.
+
+Exit codes: 0 done; 1 a target was missed or something failed; 2 wrong usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.result import Result
+    from workbench.study import Study
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+MODELS = ("vgg", "resnet20", "mobilenetv2", "vit")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if not hasattr(given, "run"):
+        parser.print_help(sys.stderr)
+        return USAGE
+    try:
+        return int(given.run(given))
+    except KeyboardInterrupt:
+        print("workbench: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return USAGE
+    except Exception as error:
+        from workbench.errors import Refused
+
+        if not isinstance(error, Refused):
+            raise
+        print(f"workbench: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="workbench",
+        description="Structured compression for PyTorch models: find out what each layer can lose, decide, rewrite.",
+        epilog="Exit codes: 0 done, 1 a target was missed or something failed, 2 wrong usage, 130 interrupted.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in (_add_demo, _add_sensitivity, _add_compress, _add_report, _add_restore):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_search_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="of the rows drawn from the calibration data (default 0)")
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_demo(commands: Any) -> None:
+    command = _command(commands, "demo", compress, "compress a shipped network to half its MACs and write the report")
+    command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(MODELS)} (default vgg)")
+    command.add_argument("--out", type=Path, default=Path("reports/demo"), help="folder for the results (default %(default)s)")
+    command.set_defaults(budget="macs=0.5")
+    _add_search_options(command)
+
+
+def _add_sensitivity(commands: Any) -> None:
+    command = _command(commands, "sensitivity", sensitivity, "measure how the score falls as each layer gives up channels")
+    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(MODELS)}")
+    _add_search_options(command)
+
+
+def _add_compress(commands: Any) -> None:
+    command = _command(commands, "compress", compress, "make a network smaller under a budget, without training")
+    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(MODELS)}")
+    command.add_argument(
+        "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for weights, plan, report and result.json")
+    _add_search_options(command)
+
+
+def _add_report(commands: Any) -> None:
+    command = _command(commands, "report", report, "write the HTML report of a result again")
+    command.add_argument("result", type=Path, help="a result.json, or the folder that holds one")
+    command.add_argument("--out", type=Path, help="the HTML file (default: report.html beside the result)")
+
+
+def _add_restore(commands: Any) -> None:
+    command = _command(commands, "restore", restore, "load a compressed network of the zoo again")
+    command.add_argument("folder", type=Path, help="what compress wrote")
+    command.add_argument("--verify", action="store_true", help="compare with the stored outputs, bit for bit")
+
+
+def compress(given: argparse.Namespace) -> int:
+    """Compress one network of the zoo and save the result."""
+    from workbench.allocate.budget import Budget
+
+    budget = Budget.parse(given.budget)
+    print(f"workbench: {given.model} under {budget}", file=sys.stderr)
+    result = _study(given.model, given).compress(budget)
+    result.save(given.out)
+    _print_result(result, given)
+    return DONE if result.target_met and result.verification.ok else FAILED
+
+
+def sensitivity(given: argparse.Namespace) -> int:
+    """Print the curves of one network of the zoo."""
+    curves = _study(given.model, given).sensitivity()
+    if given.json:
+        print(json.dumps(curves.to_dict()))
+        return DONE
+    table = curves.to_frame().pivot_table(index="group", columns="share", values="degradation", sort=False)
+    print(f"loss of {curves.metric} ({curves.samples} samples, original {curves.baseline:.4f}) by kept share of each group")
+    print(table.to_string(float_format="{:.4f}".format))
+    return DONE
+
+
+def report(given: argparse.Namespace) -> int:
+    """Render a stored result."""
+    from workbench.artefact import RESULT
+    from workbench.report import write
+
+    source = given.result / RESULT if given.result.is_dir() else given.result
+    try:
+        data = json.loads(source.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    target = given.out or source.with_name("report.html")
+    write(data, target)
+    print(json.dumps({"report": str(target)}) if given.json else target)
+    return DONE
+
+
+def restore(given: argparse.Namespace) -> int:
+    """Load an artefact, and replay its reference batch."""
+    from workbench import artefact, zoo
+    from workbench.cost.count import count
+
+    plan = artefact.read_plan(given.folder)
+    model = artefact.restore(zoo.build(plan["name"]), given.folder)
+    equal = artefact.replays(model, given.folder) if given.verify else None
+    macs = count(model, artefact.reference_inputs(given.folder)).macs
+    if given.json:
+        print(json.dumps({"model": plan["name"], "macs": macs, "bit_equal": equal}))
+    else:
+        verdict = {True: "; stored outputs reproduced bit for bit", False: "; the outputs DIFFER from the stored ones"}
+        print(f"{plan['name']}: {macs / 1e6:.2f} M MACs{verdict.get(equal, '')}")  # type: ignore[arg-type]  # None: not asked
+    return FAILED if equal is False else DONE
+
+
+def _study(name: str, given: argparse.Namespace) -> Study:
+    """A network of the zoo with the embedded data: cross-entropy searches, test accuracy reports."""
+    import torch.nn.functional as F
+
+    from workbench import zoo
+    from workbench.data import fashion_mnist
+    from workbench.evaluation import Evaluation
+    from workbench.study import Study
+
+    model = zoo.load(name)
+    calibration, _ = fashion_mnist("calibration")
+
+    def batches(split: str, size: int) -> list[Any]:
+        return list(zip(*(tensor.split(size) for tensor in fashion_mnist(split)), strict=True))
+
+    search = Evaluation(
+        batches("search", 256), lambda output, batch: -F.cross_entropy(output, batch[1], reduction="none"),
+        name="log-likelihood",
+    )  # fmt: skip
+    test = Evaluation(batches("test", 500), lambda output, batch: output.argmax(1).eq(batch[1]), name="test accuracy")
+    return Study(
+        model, calibration[:1], calibration=calibration.split(128), evaluate=search, test=test, seed=given.seed, name=name,
+        progress=not given.quiet,
+    )  # fmt: skip
+
+
+def _print_result(result: Result, given: argparse.Namespace) -> None:
+    from workbench.artefact import REPORT
+
+    report = str(given.out / REPORT)
+    if given.json:
+        summary = {
+            "model": given.model, "macs_ratio": result.ratio["macs"], "params_ratio": result.ratio["params"],
+            "score": result.score.name, "score_before": result.score.before, "score_after": result.score.after,
+            "target_met": result.target_met, "verified": result.verification.ok, "report": report,
+        }  # fmt: skip
+        print(json.dumps(summary))
+        return
+    before, after = result.dense_cost, result.cost
+    rows = [
+        (f"{given.model}", "before", "after", "ratio"),
+        ("MACs", f"{before.macs:,}", f"{after.macs:,}", f"{result.ratio['macs']:.3f}"),
+        ("parameters", f"{before.params:,}", f"{after.params:,}", f"{result.ratio['params']:.3f}"),
+        (result.score.name, f"{result.score.before:.4f}", f"{result.score.after:.4f}", ""),
+    ]
+    for row in rows:
+        print(f"{row[0]:<14} {row[1]:>12} {row[2]:>12} {row[3]:>6}".rstrip())
+    print(f"{'target met' if result.target_met else 'TARGET MISSED'}, {result.verification!r}")
+    print(report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Evaluations: how good is a model? Higher is better, always."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from workbench.graph.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A score for each sample, which lets a search reuse what it has computed.
+
+    Parameters
+    ----------
+    batches : data that can be gone over again
+    score : ``score(output, batch) -> 1-D``, one number a sample, higher is better
+    inputs : picks the model's inputs out of a batch; by default a tuple's first element, else the batch itself
+    name : of the score, for people
+
+    Examples
+    --------
+    >>> images, labels = torch.zeros(4, 3), torch.tensor([0, 1, 0, 1])
+    >>> right = Evaluation([(images, labels)], lambda output, batch: output.argmax(1).eq(batch[1]), name="accuracy")
+    >>> right.scores(nn.Linear(3, 2)).shape
+    (4,)
+    """
+
+    batches: Iterable[Any]
+    score: Callable[[Any, Any], Any]
+    inputs: Callable[[Any], Any] | None = None
+    name: str = "score"
+
+    def inputs_of(self, batch: Any) -> Inputs:
+        """The model's inputs in a batch."""
+        if self.inputs is not None:
+            return Inputs.of(self.inputs(batch))
+        return Inputs.of(batch[0] if isinstance(batch, tuple | list) else batch)
+
+    def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
+        """One score a sample, float64. ``dense_output`` is the original model's, for scores that compare with it."""
+        del dense_output
+        return _vector(self.score(output, batch))
+
+    def scores(self, model: nn.Module) -> np.ndarray:
+        """One score a sample of all the data."""
+        with evaluating(model), torch.no_grad():
+            outputs = ((self.inputs_of(batch)(model), batch) for batch in self.batches)
+            return np.concatenate([self.batch_scores(output, None, batch) for output, batch in outputs])
+
+
+@dataclass(frozen=True)
+class Fidelity(Evaluation):
+    """Label-free: minus the Kullback-Leibler divergence of the output's softmax from the original model's."""
+
+    score: Callable[[Any, Any], Any] = lambda output, batch: None
+    name: str = "negative KL to the original"
+
+    def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
+        if dense_output is None:
+            raise ValueError("fidelity compares with the original model's output, which is not at hand here")
+        small, dense = (_logits(value).double().log_softmax(-1) for value in (output, dense_output))
+        divergence = (dense.exp() * (dense - small)).sum(-1)
+        return -divergence.flatten(1).mean(1).numpy() if divergence.ndim > 1 else -divergence.numpy()
+
+
+def _logits(output: Any) -> Tensor:
+    found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return found[0]
+
+
+def _vector(scores: Any) -> np.ndarray:
+    values = torch.as_tensor(scores).detach().cpu().double()
+    if values.ndim != 1:
+        raise ValueError(f"the score of a batch has the shape {tuple(values.shape)}; return one number a sample, [N]")
+    return values.numpy()
+
+
+class evaluating:  # noqa: N801  # reads as a word: with evaluating(model)
+    """Eval mode for a while; every submodule gets its own mode back."""
+
+    def __init__(self, model: nn.Module):
+        self.modes = {module: module.training for module in model.modules()}
+        self.model = model
+
+    def __enter__(self) -> nn.Module:
+        return self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, training in self.modes.items():
+            module.training = training
+
+
+def whole_score(evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Module) -> np.ndarray:
+    """The scores of a model: one a sample, or a single one where the user's function returns a number.
+
+    Raises
+    ------
+    ValueError
+        A score is not a finite number.
+    """
+    if isinstance(evaluate, Evaluation):
+        scores = evaluate.scores(model)
+    else:
+        with evaluating(model):
+            scores = np.atleast_1d(np.asarray(torch.as_tensor(evaluate(model)).detach().cpu().double()))
+    check_finite(scores, evaluate)
+    return scores
+
+
+def check_finite(scores: np.ndarray, evaluate: Any) -> None:
+    """Refuse an evaluation that scores the original model with NaN or infinity, or not at all."""
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        raise ValueError(
+            f"the evaluation {name_of(evaluate)!r} returned {scores[bad[0]]} for the original model"
+            + (f" (sample {bad[0]} of {len(scores)})" if len(scores) > 1 else "")
+            + "; it must return finite numbers, higher is better"
+        )
+    if not scores.size:
+        raise ValueError(f"the evaluation {name_of(evaluate)!r} has no data; give it at least one batch")
+
+
+def name_of(evaluate: Any) -> str:
+    """What people call an evaluation."""
+    if isinstance(evaluate, Evaluation):
+        return evaluate.name
+    return getattr(evaluate, "__qualname__", type(evaluate).__qualname__)
+
+
+def fingerprint_of(evaluate: Any, baseline: np.ndarray) -> str:
+    """Name, source and the original model's own scores: changes when the evaluation does."""
+    function = evaluate.score if isinstance(evaluate, Evaluation) else evaluate
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = repr(type(function))
+    digest = hashlib.sha256(f"{name_of(evaluate)}\n{source}".encode() + np.round(baseline, 6).tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"

@@ -1,0 +1,91 @@
+"""The rows that a layer multiplies by its weight: unfolded patches of a convolution, features of a linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.graph.call import bind, op_name
+from workbench.graph.program import Program
+from workbench.graph.trace import Layer
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How one layer reads its input: ``rows`` unfolds the input, ``targets`` takes the output at the same places.
+
+    A layer with g groups has g blocks of ``columns`` columns; column ``c * k + j`` is kernel place j of channel c.
+    """
+
+    kernel: tuple[int, ...]  # empty for a linear layer
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    input: str  # the node whose value the layer reads
+
+    @classmethod
+    def of(cls, layer: Layer, program: Program) -> Patches:
+        """Read from the node of a layer."""
+        node = next(node for node in program.nodes if node.name == layer.node)
+        arguments = bind(node, node.args, node.kwargs)
+        source = arguments["input"].name
+        kernel = tuple(layer.shape[2:])
+        if op_name(node) == "linear":
+            return cls((), (), (), (), 1, source)
+        rank = len(kernel)
+        return cls(
+            kernel, _each(arguments["stride"], rank), _padding(arguments, kernel), _each(arguments["dilation"], rank),
+            arguments["groups"], source,
+        )  # fmt: skip
+
+    def positions(self, output: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """At most ``count`` places of an output a sample, drawn without repeats, in order."""
+        total = self._places(output).shape[1]
+        if total <= count:
+            return torch.arange(total)
+        return torch.randperm(total, generator=generator)[:count].sort().values
+
+    def rows(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        """``[groups, samples * positions, columns]``."""
+        if not self.kernel:
+            return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)[None]
+        inputs = F.pad(inputs, [side for pad in reversed(self.padding) for side in (pad, pad)])
+        windows = inputs
+        for dim, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
+            windows = windows.unfold(2 + dim, (size - 1) * gap + 1, step)[..., ::gap]
+        rank = len(self.kernel)
+        places = torch.unravel_index(positions, windows.shape[2 : 2 + rank])
+        drawn = windows[(slice(None), slice(None), *places)]  # [samples, channels, positions, k...]
+        blocks = drawn.unflatten(1, (self.groups, -1)).movedim((1, 3), (0, 2))
+        return blocks.flatten(3).flatten(1, 2)
+
+    def targets(self, outputs: Tensor, positions: Tensor) -> Tensor:
+        """``[groups, samples * positions, out / groups]``."""
+        drawn = self._places(outputs)[:, positions].flatten(0, 1)
+        return drawn.unflatten(1, (self.groups, -1)).movedim(1, 0)
+
+    def _places(self, outputs: Tensor) -> Tensor:
+        """``[samples, positions, out]``."""
+        if not self.kernel:
+            return outputs.reshape(len(outputs), -1, outputs.shape[-1])
+        return outputs.flatten(2).transpose(1, 2)
+
+
+def _each(value: Any, rank: int) -> tuple[int, ...]:
+    values = [value] if isinstance(value, int) else list(value)
+    return tuple(values * rank if len(values) == 1 else values)
+
+
+def _padding(arguments: dict[str, Any], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    given = arguments["padding"]
+    if given == "valid":
+        return (0,) * len(kernel)
+    if given == "same":
+        gaps = _each(arguments["dilation"], len(kernel))
+        return tuple(gap * (size - 1) // 2 for size, gap in zip(kernel, gaps, strict=True))
+    return _each(given, len(kernel))

@@ -1,0 +1,102 @@
+"""The page and the notebook fragment around the one body they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.report import archive, assets
+from workbench.report.view import view
+
+if TYPE_CHECKING:
+    import jinja2
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The result as a whole HTML page: no request, no pickle, no script but its own.
+
+    The same result gives the same bytes, except between ``<!--run-->`` and ``<!--/run-->``, where the time, the
+    machine and the command stand.
+
+    Args:
+        result: the JSON-able dict that ``Result.to_dict()`` returns.
+
+    Raises:
+        ValueError: if a key is missing, or a number in ``result`` is NaN or infinite.
+
+    Example::
+
+        page = render(result.to_dict())
+        assert page.startswith("<!doctype html>")
+    """
+    style, script = assets.style("page.css", "report.css"), assets.script("report.js")
+    policy = (
+        f"default-src 'none'; style-src {assets.source_hash(style)}; script-src {assets.source_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return _fill("page.html", result, style=style, script=script, policy=policy)
+
+
+def fragment(result: Mapping[str, Any]) -> str:
+    """The body of :func:`render` for a notebook's ``_repr_html_``: every style rule holds inside the fragment only.
+
+    Args:
+        result: the JSON-able dict that ``Result.to_dict()`` returns.
+
+    Raises:
+        ValueError: if a key is missing, or a number in ``result`` is NaN or infinite.
+
+    Example::
+
+        IPython.display.HTML(fragment(result.to_dict()))
+    """
+    return _fill("fragment.html", result, style=assets.style("report.css"), script=assets.script("report.js"))
+
+
+def write(result: Mapping[str, Any], path: str | Path) -> Path:
+    """Write :func:`render` of the result to ``path`` (folders are made) and return the path.
+
+    Args:
+        result: the JSON-able dict that ``Result.to_dict()`` returns.
+        path: where the HTML file goes; an existing file is replaced.
+
+    Raises:
+        ValueError: if a key is missing, or a number in ``result`` is NaN or infinite.
+
+    Example::
+
+        write(result.to_dict(), "reports/vgg.html")
+    """
+    page = render(result)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8", newline="\n")
+    return path
+
+
+def _fill(template: str, result: Mapping[str, Any], **parts: str) -> str:
+    try:
+        packed = archive.pack(result)  # first, since it says what is wrong with a NaN
+        context = view(result)
+    except KeyError as missing:
+        raise ValueError(
+            f"the result has no {missing.args[0]!r}; pass the dict that Result.to_dict() returns, unchanged"
+        ) from missing
+    return _templates().get_template(template).render(context, archive=packed, **parts)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    import jinja2  # here and not above: `import workbench` must stay cheap
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,73 @@
+"""Did it work: score and cost, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.report import units
+from workbench.report.figures import bars
+from workbench.report.view import words
+
+
+def view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The headline, the score's card and one card a cost."""
+    model, costs = result["model"], result["cost"]
+    return {
+        "name": model["name"],
+        "class": model["class"],
+        "budget": words.budget(result["budget"]),
+        "met": result["target_met"],
+        "headline": _headline(result),
+        "score": _score(result["score"]),
+        "costs": [_cost(key, costs) for key in costs["ratio"]],
+    }
+
+
+def _headline(result: Mapping[str, Any]) -> dict[str, str]:
+    ratios, score = result["cost"]["ratio"], result["score"]
+    limited = [key for key in result["budget"] if key in ratios] or list(ratios)
+    return {
+        "cost": words.cost_noun(limited[0]),
+        "kept": units.percent(ratios[limited[0]]),
+        "score": score["name"],
+        "before": units.score(score["before"]),
+        "after": units.score(score["after"]),
+    }
+
+
+def _score(score: Mapping[str, Any]) -> dict[str, Any]:
+    difference, interval = score["difference"], score["interval"]
+    return {
+        "name": score["name"],
+        "before": units.score(score["before"]),
+        "after": units.score(score["after"]),
+        "difference": units.signed(difference),
+        "figure": "" if difference is None else bars.difference(difference, interval),
+        "interval": interval and f"{units.signed(interval[0])} to {units.signed(interval[1])}",
+        "meaning": _meaning(interval),
+        "samples": units.count(score["samples"]),
+        "data": score.get("data"),
+    }
+
+
+def _meaning(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return "No interval: the evaluation gives one number, not one a sample."
+    low, high = interval
+    if high < 0:
+        return "The loss is larger than chance explains."
+    if low > 0:
+        return "The gain is larger than chance explains."
+    return "The interval holds zero: the difference may be chance."
+
+
+def _cost(key: str, costs: Mapping[str, Any]) -> dict[str, Any]:
+    before, after = costs["before"][key], costs["after"][key]
+    return {
+        "name": words.cost_name(key),
+        "before": words.cost_value(key, before),
+        "after": words.cost_value(key, after),
+        "kept": units.percent(costs["ratio"][key]),
+        "figure": bars.pair(before, after, before or 0),
+    }

@@ -1,0 +1,119 @@
+"""Where did it come from: curves, and the heat map that is also the table of all points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from workbench.report import units
+from workbench.report.figures import curves as figure
+from workbench.report.figures import heat
+from workbench.report.scale import RootScale
+
+# Where all channels are kept nothing is lost: every curve starts here, and no sweep measures it.
+_DENSE = (1.0, 0.0)
+# With more columns than this not every one has room for its label.
+_MANY = 12
+
+
+def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The curves and the heat map, or None where the plan was made without curves.
+
+    Curve and row of a group have the same place, by which the page links them.
+    """
+    swept = result["curves"]
+    if swept is None:
+        return None
+    widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
+    kept = [widths.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
+    curves = [_curve(group, width) for group, width in zip(swept["groups"], kept, strict=True)]
+    measured = (point["degradation"] for group in swept["groups"] for point in _measured(group))
+    scale = RootScale.over([*measured, *(value for curve in curves for _, value in curve.line)])
+    shares = sorted({point["share"] for group in swept["groups"] for point in group["points"]}, reverse=True)
+    return {
+        "metric": swept["metric"],
+        "data": swept.get("data"),
+        "samples": units.count(swept["samples"]),
+        "baseline": units.score(swept["baseline"]),
+        "figure": figure.plot(curves, min(curve.line[-1][0] for curve in curves), scale) if curves else "",
+        "shares": [f"{100 * share:.4g}" for share in shares],
+        "dense": len(shares) > _MANY,
+        "ramp": heat.ramp(),
+        "largest": units.loss(scale.high),
+        "rows": [
+            _row(index, group, curve, width, shares, scale, len(curves))
+            for index, (group, curve, width) in enumerate(zip(swept["groups"], curves, kept, strict=True))
+        ],
+    }
+
+
+def _curve(group: Mapping[str, Any], width: tuple[int, int]) -> figure.Curve:
+    # The share that was really kept: of 32 channels, 10 % are 3, which is 9.4 %.
+    points = [(_share((group["units"], point["kept"])), point) for point in _measured(group)]
+    line = [_DENSE] + [
+        (share, point["degradation"] if point["fitted"] is None else point["fitted"]) for share, point in points
+    ]
+    band = [(share, point["low"], point["high"]) for share, point in points if point["low"] is not None]
+    share = _share(width)
+    degradation = _interpolate(line, share)
+    return figure.Curve(
+        name=group["group"],
+        line=line,
+        band=band,
+        chosen=None if degradation is None else (share, degradation),
+    )
+
+
+def _row(
+    index: int,
+    group: Mapping[str, Any],
+    curve: figure.Curve,
+    width: tuple[int, int],
+    shares: Sequence[float],
+    scale: RootScale,
+    total: int,
+) -> dict[str, Any]:
+    points = {point["share"]: point for point in group["points"]}
+    nearest = min(points, key=lambda share: abs(share - _share(width)), default=None)
+    picked = nearest if width[1] < width[0] else None
+    return {
+        "hue": figure.hue(index, total),
+        "name": group["group"],
+        "units": width[0],
+        "kept": width[1],
+        "loss": units.loss(curve.chosen[1]) if curve.chosen else units.NONE,
+        "cells": [_cell(points.get(share), share == picked, scale) for share in shares],
+    }
+
+
+def _cell(point: Mapping[str, Any] | None, picked: bool, scale: RootScale) -> dict[str, Any]:
+    """One cell of the heat map: its classes, the degradation and its interval."""
+    if point is None:
+        return {"css": "none", "picked": False, "value": "", "interval": ""}
+    degradation, low, high = point["degradation"], point["low"], point["high"]
+    css = "failed" if degradation is None else f"h{scale.level(degradation)}"
+    return {
+        "css": css,
+        "picked": picked,
+        "value": "failed" if degradation is None else units.loss(degradation),
+        "interval": "" if degradation is None or low is None or high is None else units.spread(degradation, low, high),
+    }
+
+
+def _share(width: tuple[int, int]) -> float:
+    return width[1] / width[0] if width[0] else 1.0
+
+
+def _measured(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points that did not fail, from all channels to few."""
+    known = [point for point in group["points"] if point["degradation"] is not None]
+    return sorted(known, key=lambda point: -float(point["share"]))
+
+
+def _interpolate(line: Sequence[tuple[float, float]], share: float) -> float | None:
+    """The curve at a share between its points, or None beyond its last."""
+    for (right, at_right), (left, at_left) in pairwise(line):
+        if left <= share <= right and left < right:
+            return at_left + (at_right - at_left) * (share - left) / (right - left)
+    return 0.0 if share == 1 else None

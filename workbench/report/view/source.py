@@ -1,0 +1,46 @@
+"""How to get it again: what decides the result, and the run that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.report import units
+from workbench.report.figures import bars
+
+
+def view(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Method, seed, data, versions and fingerprints."""
+    source = result["source"]
+    return {
+        "method": source["method"],
+        "seed": source["seed"],
+        "calibration": source["calibration"],
+        "search": _data(result["curves"]) if result["curves"] else "none",
+        "evaluation": _data(result["score"]),
+        "versions": source["versions"],
+        "fingerprints": source["fingerprints"],
+        "workbench": result["workbench"],
+        "format": result["format"],
+    }
+
+
+def _data(part: Mapping[str, Any]) -> str:
+    """How many samples, and of which data where that is known."""
+    return f"{units.count(part['samples'])} samples" + (f", {part['data']}" if part.get("data") else "")
+
+
+def run(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The part that differs from run to run: when, where, how long."""
+    run, seconds = result["run"], result["run"]["seconds"]
+    top = max(seconds.values(), default=0.0)
+    return {
+        "when": run["when"],
+        "machine": run["machine"],
+        "command": run["command"],
+        "total": units.seconds(sum(seconds.values())),
+        "stages": [
+            {"name": name, "seconds": units.seconds(taken), "figure": bars.single(taken, top)}
+            for name, taken in seconds.items()
+        ],
+    }

@@ -1,0 +1,59 @@
+"""The words for costs and budgets, which several sections use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workbench.report import units
+
+# cost key -> (name, name within a sentence, unit)
+_COSTS = {
+    "macs": ("MACs", "MACs", ""),
+    "params": ("Parameters", "parameters", ""),
+    "activation_bytes": ("Activation memory", "activation memory", "B"),
+    "peak_bytes": ("Peak memory", "peak memory", "B"),
+    "size_bytes": ("Size on disk", "size on disk", "B"),
+    "latency_ms": ("Latency", "latency", "ms"),
+}
+
+
+def cost_name(key: str) -> str:
+    """A cost's name as a heading; an unknown key is its own name."""
+    return _words(key)[0]
+
+
+def cost_noun(key: str) -> str:
+    """A cost's name within a sentence."""
+    return _words(key)[1]
+
+
+def cost_value(key: str, value: float | None) -> str:
+    """A cost with its unit."""
+    if key == "latency_ms":
+        return units.seconds(None if value is None else value / 1000)
+    return units.si(value, _words(key)[2])
+
+
+def budget(limits: Mapping[str, float] | float) -> str:
+    """A budget in words; a lone number is a share of the cost.
+
+    Example:
+        >>> budget({"macs": 0.5, "multiple": 8}).replace("\\u00a0", " ")
+        'at most 50 % of the MACs, widths in multiples of 8'
+    """
+    if isinstance(limits, (int, float)):
+        return f"at most {units.whole_percent(limits)}"
+    parts = [_limit(key, limit) for key, limit in limits.items() if key != "multiple" and limit is not None]
+    if (limits.get("multiple") or 1) > 1:
+        parts.append(f"widths in multiples of {limits['multiple']}")
+    return ", ".join(parts)
+
+
+def _limit(key: str, limit: float) -> str:
+    if limit <= 1:  # larger limits are absolute
+        return f"at most {units.whole_percent(limit)} of the {cost_noun(key)}"
+    return f"at most {cost_value(key, limit)} of {cost_noun(key)}"
+
+
+def _words(key: str) -> tuple[str, str, str]:
+    return _COSTS.get(key, (key, key, ""))

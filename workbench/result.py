@@ -1,0 +1,224 @@
+"""``Result``: the smaller model with everything that is known of it."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from workbench.apply import Applied
+from workbench.cost.count import Cost, count
+from workbench.evaluation import Evaluation, Fidelity, evaluating, name_of, whole_score
+from workbench.graph.trace import ChannelGraph, Layer
+from workbench.plan import Plan
+from workbench.reconstruct import Repair
+from workbench.sensitivity import SensitivityCurves
+from workbench.verification import Verification, verify
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Score:
+    """The same samples scored on the original and on the smaller model.
+
+    ``interval`` bounds the mean difference (after - before) with 95 % confidence, None for a single number.
+    """
+
+    name: str
+    before: float
+    after: float
+    samples: int
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, name: str, before: np.ndarray, after: np.ndarray) -> Score:
+        """From one score a sample of each."""
+        differences = after - before
+        interval = None
+        if len(differences) > 1:
+            margin = 1.959964 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+            interval = (float(differences.mean()) - margin, float(differences.mean()) + margin)
+        return cls(name, float(before.mean()), float(after.mean()), len(before), interval)
+
+    def __repr__(self) -> str:
+        return f"Score({self.name}: {self.before:.4g} -> {self.after:.4g} on {self.samples} samples)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name, "before": self.before, "after": self.after, "samples": self.samples,
+            "difference": self.after - self.before, "interval": self.interval and list(self.interval),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a result came from: what is needed to get it again."""
+
+    name: str
+    seed: int
+    method: str
+    calibration: str
+    fingerprints: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A smaller model, what it costs and scores, and how it was made."""
+
+    model: nn.Module = field(repr=False)
+    plan: Plan
+    score: Score
+    cost: Cost
+    dense_cost: Cost
+    verification: Verification
+    graph: ChannelGraph = field(repr=False)
+    repairs: Mapping[str, Repair] = field(repr=False)
+    curves: SensitivityCurves | None = field(repr=False)
+    source: Source = field(repr=False)
+
+    def __repr__(self) -> str:
+        ratio = ", ".join(f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.shares)
+        return (
+            f"Result({self.source.name}: {ratio} of the original, {self.score.name} {self.score.before:.4g} -> "
+            f"{self.score.after:.4g}, {'verified' if self.verification.ok else 'NOT VERIFIED'})"
+        )
+
+    @property
+    def ratio(self) -> dict[str, float]:
+        """Compressed cost / original cost, counted on both models."""
+        before, after = self.dense_cost.to_dict(), self.cost.to_dict()
+        return {name: after[name] / before[name] for name in ("macs", "params", "activation_bytes") if before[name]}
+
+    @property
+    def target_met(self) -> bool:
+        """Whether the model that came out holds every budget."""
+        return all(self.ratio[name] <= share for name, share in self.plan.budget.shares.items())
+
+    def layers(self) -> list[dict[str, Any]]:
+        """One entry a layer; pairs are before and after."""
+        state = self.model.state_dict()
+        return [_layer(layer, state[layer.weight].shape, self) for layer in self.graph.layers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the weights, as what JSON can hold. ``run`` alone differs between equal runs."""
+        curves = self.curves.to_dict() if self.curves else None
+        kept = self.plan.kept
+        return {
+            "workbench": version("workbench"), "format": self.plan.format,
+            "model": {"name": self.source.name, "class": type(self.model).__name__, "fingerprint": self.plan.model},
+            "budget": self.plan.budget.to_dict(), "target_met": self.target_met,
+            "score": self.score.to_dict(),
+            "cost": {"before": self.dense_cost.to_dict(), "after": self.cost.to_dict(), "ratio": self.ratio,
+                     "not_counted": list(self.dense_cost.not_counted)},
+            "predicted_degradation": self.plan.degradation,
+            "curves": curves,
+            "layers": self.layers(),
+            "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
+            "frozen": [frozen.to_dict() for frozen in self.graph.frozen],
+            "verification": self.verification.to_dict(),
+            "source": {
+                "seed": self.source.seed, "method": self.source.method, "calibration": self.source.calibration,
+                "fingerprints": dict(self.source.fingerprints),
+                "versions": {"python": platform.python_version(), "torch": torch.__version__,
+                             "workbench": version("workbench")},
+            },
+            "run": _run(self.source.seconds),
+        }  # fmt: skip
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer: widths, MACs and repair error before and after."""
+        import pandas as pd
+
+        rows = []
+        for layer in self.layers():
+            pairs = {f"{key} {when}": value for key in ("in", "out", "macs", "params")
+                     for when, value in zip(("before", "after"), layer[key], strict=True)}  # fmt: skip
+            error = dict(zip(("error", "error repaired"), layer["error"] or (None, None), strict=True))
+            rows.append({"layer": layer["layer"], "kind": layer["kind"], **pairs, **error})
+        return pd.DataFrame(rows)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write the HTML report, one file that needs nothing else. Returns its path."""
+        from workbench.report import write
+
+        write(self.to_dict(), Path(path))
+        return Path(path)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write plan, weights, reference batch, report and ``result.json``; see ``workbench.artefact``."""
+        from workbench.artefact import save
+
+        return save(self, Path(directory))
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.4g}'.format)}"
+
+
+def compare(
+    graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
+    curves: SensitivityCurves | None,
+) -> Result:  # fmt: skip
+    """Verify, count and score what ``apply`` made."""
+    small = applied.model
+    return Result(
+        small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.inputs),
+        graph.cost(), verify(graph.model, small, graph.inputs), graph, applied.repairs, curves, source,
+    )  # fmt: skip
+
+
+def paired_scores(
+    test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module
+) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of both models on the same samples."""
+    if not isinstance(test, Fidelity):
+        return whole_score(test, dense), whole_score(test, small)
+    before, after = [], []
+    with evaluating(dense), evaluating(small), torch.no_grad():
+        for batch in test.batches:
+            output = test.inputs_of(batch)(dense)
+            before.append(test.batch_scores(output, output, batch))
+            after.append(test.batch_scores(test.inputs_of(batch)(small), output, batch))
+    return np.concatenate(before), np.concatenate(after)
+
+
+def _layer(layer: Layer, after: torch.Size, result: Result) -> dict[str, Any]:
+    shapes = (layer.shape, after)
+    groups = {role: next((g.name for g in result.graph.groups for m in g.members
+                          if m.tensor == layer.weight and m.role == role), None) for role in ("in", "out")}  # fmt: skip
+    repair = result.repairs.get(layer.name)
+    depthwise = layer.groups > 1 and layer.shape[1] == 1  # as many groups as there are channels left
+    blocks = [shape[0] * layer.groups // layer.shape[0] if depthwise else layer.groups for shape in shapes]
+    return {
+        "layer": layer.name, "kind": layer.op,
+        "in": [shape[1] * count for shape, count in zip(shapes, blocks, strict=True)],
+        "out": [shape[0] for shape in shapes],
+        "macs": [shape.numel() * layer.positions for shape in shapes],
+        "params": [shape.numel() + (shape[0] if layer.bias else 0) for shape in shapes],
+        "group_in": groups["in"], "group_out": groups["out"],
+        "error": list(repair.error) if repair else None,
+    }  # fmt: skip
+
+
+def _run(seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What differs between two runs of the same work."""
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seconds": {step: round(value, 3) for step, value in seconds.items()},
+    }

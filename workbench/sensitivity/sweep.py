@@ -1,0 +1,146 @@
+"""The sweep: for each group and share, drop channels, repair from the statistics, run what lies after, score."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from tqdm.auto import tqdm
+
+from workbench.calibrate import Statistics
+from workbench.evaluation import Evaluation, check_finite, evaluating, fingerprint_of, name_of, whole_score
+from workbench.graph.program import Program
+from workbench.graph.trace import ChannelGraph
+from workbench.repair import Repairer, kept_columns
+from workbench.select import Criterion, Elimination, GroupView, Path
+from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
+
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One group at one width: the tensors that make it so, and the operations that must be run again."""
+
+    group: str
+    share: float
+    kept: int
+    tensors: dict[str, Tensor]
+    nodes: tuple[Node, ...]
+
+
+def sensitivity(
+    graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any],
+    *, criterion: Criterion | None = None, shares: Sequence[float] = SHARES, progress: bool = False,
+) -> SensitivityCurves:  # fmt: skip
+    """Score every channel group at every kept share, all other groups whole.
+
+    Parameters
+    ----------
+    graph : what ``trace`` found
+    statistics : what ``calibrate`` gathered
+    evaluate : an ``Evaluation``, of which only the operations after a change are run, or a callable on a model, run whole
+    criterion : the order in which units leave; by default the least-squares elimination path
+    shares : kept units / units, in (0, 1)
+
+    Raises
+    ------
+    ValueError
+        The evaluation does not score the original model with finite numbers.
+    """
+    criterion = criterion or Elimination()
+    paths, candidates = {}, []
+    for group in tqdm(graph.groups, "select", disable=not progress, unit="group"):
+        paths[group.name] = criterion(GroupView.of(graph, group.name, statistics))
+        candidates += _candidates(graph, group.name, paths[group.name], statistics, shares)
+    measure = _measure_samples if isinstance(evaluate, Evaluation) else _measure_whole
+    dense, scores = measure(graph, candidates, evaluate, progress)
+    points: dict[str, list[Point]] = {name: [] for name in paths}
+    for candidate, found in zip(candidates, scores, strict=True):
+        points[candidate.group].append(Point.measured(candidate.share, candidate.kept, dense, found))
+    curves = [Curve(name, graph[name].units, tuple(some), paths[name]) for name, some in points.items()]
+    return SensitivityCurves(
+        name_of(evaluate), float(dense.mean()), len(dense), fingerprint_of(evaluate, dense), tuple(curves)
+    )
+
+
+def _candidates(
+    graph: ChannelGraph, name: str, path: Path, statistics: Statistics, shares: Sequence[float]
+) -> list[Candidate]:
+    units = graph[name].units
+    widths = {max(1, round(share * units)): share for share in sorted(shares, reverse=True)}
+    nodes = suffix(graph.program, {layer.node for layer in graph.consumers[name]})
+    found = []
+    for kept, share in sorted(widths.items()):
+        tensors: dict[str, Tensor] = {}
+        for layer in graph.consumers[name]:
+            repairer = Repairer.of(layer, graph)
+            columns = kept_columns(graph, layer, {name: path.kept(kept)})
+            repair = repairer.repair(graph.program.tensors, columns, statistics.layers[layer.name])
+            tensors |= repairer.tensors(repair, graph.program.tensors)
+        found.append(Candidate(name, share, kept, tensors, nodes))
+    return found
+
+
+def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:
+    """The operations whose values change when those of some nodes do."""
+    affected = set(changed)
+    for node in program.nodes:
+        if any(used.name in affected for used in node.all_input_nodes):
+            affected.add(node.name)
+    return tuple(node for node in program.nodes if node.name in affected)
+
+
+def _measure_samples(
+    graph: ChannelGraph, candidates: Sequence[Candidate], evaluate: Evaluation, progress: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Batch by batch: the original once, then of every candidate only what lies after its change."""
+    program = graph.program
+    dense: list[np.ndarray] = []
+    scores: list[list[np.ndarray]] = [[] for _ in candidates]
+    placeholder = {tensor: name for name, tensor in program.state.items()}
+    batches = list(evaluate.batches)
+    bar = tqdm(total=len(batches) * len(candidates), desc="sensitivity", disable=not progress, unit="score")
+    with torch.no_grad(), bar:
+        for batch in batches:
+            values = program.run(program.nodes, program.start(evaluate.inputs_of(batch)))
+            output = program.output(values)
+            dense.append(evaluate.batch_scores(output, output, batch))
+            check_finite(dense[-1], evaluate)
+            for candidate, found in zip(candidates, scores, strict=True):
+                changed = {placeholder[name]: tensor for name, tensor in candidate.tensors.items()}
+                small = program.output(program.run(candidate.nodes, {**values, **changed}))
+                found.append(evaluate.batch_scores(small, output, batch))
+                bar.update()
+    if not dense:
+        check_finite(np.empty(0), evaluate)
+    return np.concatenate(dense), [np.concatenate(found) for found in scores]
+
+
+def _measure_whole(
+    graph: ChannelGraph, candidates: Sequence[Candidate], evaluate: Callable[[nn.Module], Any], progress: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The user's function on a copy of the model that holds each candidate's tensors in turn."""
+    dense = whole_score(evaluate, graph.model)
+    model = copy.deepcopy(graph.model)
+    scores = []
+    with evaluating(model):
+        for candidate in tqdm(candidates, "sensitivity", disable=not progress, unit="score"):
+            set_tensors_(model, candidate.tensors)
+            scores.append(np.atleast_1d(np.asarray(torch.as_tensor(evaluate(model)).detach().cpu().double())))
+            set_tensors_(model, {name: graph.program.tensors[name] for name in candidate.tensors})
+    return dense, scores
+
+
+def set_tensors_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Write values into a model's parameters and buffers."""
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)

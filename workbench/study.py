@@ -1,0 +1,146 @@
+"""``Study``: the object a notebook user holds. It calls the verbs in order and remembers what they gave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from workbench.allocate import Solver
+from workbench.allocate.budget import Budget
+from workbench.apply import apply
+from workbench.calibrate import Batches, Statistics, calibrate
+from workbench.evaluation import Evaluation, Fidelity
+from workbench.graph.trace import ChannelGraph, trace
+from workbench.plan import Plan, make_plan
+from workbench.result import Result, Source, compare
+from workbench.select import Criterion, Elimination
+from workbench.sensitivity import SensitivityCurves, sensitivity
+
+Evaluate = Evaluation | Callable[[nn.Module], Any]
+
+
+class Study:
+    """One model with the data to compress it by.
+
+    Parameters
+    ----------
+    model : any module ``torch.export`` can follow; never changed
+    example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
+    calibration : yields model inputs and nothing else, and can be gone over again; no labels are needed
+    evaluate : the score a search may look at: an ``Evaluation`` or ``evaluate(model) -> float | 1-D``, higher is better;
+        None compares the output with the original's on the calibration data
+    test : the score that reports and never chooses; by default ``evaluate``
+    criterion : how channels are selected; by default the least-squares elimination path
+    seed : of the rows drawn from the calibration data
+    name : of the model, for the report
+    progress : show progress bars
+
+    Examples
+    --------
+    >>> import torch, workbench as wb
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    >>> study = wb.Study(model, torch.randn(1, 8), calibration=[torch.randn(64, 8)])
+    >>> result = study.compress(wb.Budget(macs=0.5))
+    >>> result.cost.macs <= 0.5 * study.graph.cost().macs
+    True
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
+        test: Evaluate | None = None, criterion: Criterion | None = None, seed: int = 0, name: str | None = None,
+        progress: bool = False,
+    ):  # fmt: skip
+        self.model, self.example_inputs = model, example_inputs
+        self.calibration = Batches.of(calibration)
+        self.evaluate = evaluate if evaluate is not None else Fidelity(self.calibration)
+        self.test = test if test is not None else self.evaluate
+        self.criterion = criterion or Elimination()
+        self.seed, self.progress = seed, progress
+        self.name = name or type(model).__name__
+        self.seconds: dict[str, float] = {}
+        self._curves: SensitivityCurves | None = None
+
+    def __repr__(self) -> str:
+        return f"Study({self.name}, {self.calibration.samples} calibration samples)"
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """Which channels can leave together."""
+        with self._timed("trace"):
+            return trace(self.model, self.example_inputs)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Second moments of every prunable layer's input."""
+        graph = self.graph
+        with self._timed("calibrate"):
+            return calibrate(graph, self.calibration, seed=self.seed, progress=self.progress)
+
+    def sensitivity(self) -> SensitivityCurves:
+        """How the score falls as each group gives up channels; computed once."""
+        if self._curves is None:
+            graph, statistics = self.graph, self.statistics
+            with self._timed("sensitivity"):
+                self._curves = sensitivity(
+                    graph, statistics, self.evaluate, criterion=self.criterion, progress=self.progress
+                )
+        return self._curves
+
+    def allocate(self, budget: Budget, solver: Solver | None = None) -> Plan:
+        """The widths that lose least under a budget; raises ``Unreachable`` where there are none."""
+        curves = self.sensitivity()
+        with self._timed("allocate"):
+            return make_plan(self.graph, curves, budget, solver)
+
+    def compress(self, plan: Plan | Budget) -> Result:
+        """The smaller model of a plan (or of the best plan under a budget), repaired, verified and scored."""
+        if isinstance(plan, Budget):
+            plan = self.allocate(plan)
+        with self._timed("apply"):
+            applied = apply(self.graph, plan, self.calibration, seed=self.seed, progress=self.progress)
+        with self._timed("verify"):
+            return compare(self.graph, plan, applied, self.test, self._source(), self._curves)
+
+    def _source(self) -> Source:
+        curves = self._curves
+        return Source(
+            self.name, self.seed, f"{self.criterion} and ridge least squares", f"{self.calibration.samples:,} samples",
+            {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}
+            | ({"evaluation": curves.fingerprint} if curves else {}), dict(self.seconds),
+        )  # fmt: skip
+
+    def _timed(self, step: str) -> _Timer:
+        return _Timer(self.seconds, step)
+
+
+class _Timer:
+    """Adds the seconds of a ``with`` block to a dict."""
+
+    def __init__(self, seconds: dict[str, float], step: str):
+        self.seconds, self.step = seconds, step
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.step] = self.seconds.get(self.step, 0.0) + time.perf_counter() - self.start
+
+
+def compress(
+    model: nn.Module, example_inputs: Any, *, budget: Budget, calibration: Iterable[Any],
+    evaluate: Evaluate | None = None, **options: Any,
+) -> Result:  # fmt: skip
+    """All verbs in one call; the options are those of ``Study``.
+
+    Examples
+    --------
+    >>> import torch, workbench as wb
+    >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    >>> wb.compress(model, torch.randn(1, 8), budget=wb.Budget(macs=0.5), calibration=[torch.randn(64, 8)]).target_met
+    True
+    """
+    return Study(model, example_inputs, calibration=calibration, evaluate=evaluate, **options).compress(budget)
