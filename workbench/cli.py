@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.zoo import NAMES
+
 if TYPE_CHECKING:
     from workbench.result import Result
     from workbench.study import Study
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-MODELS = ("vgg", "resnet20", "mobilenetv2", "vit")
+OUT = "folder for weights, plan.json, report.html and result.json"
+WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,18 +33,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except KeyboardInterrupt:
-        print("workbench: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        print(f"workbench: {error}", file=sys.stderr)
-        return USAGE
+        return _say("interrupted", INTERRUPTED)
+    except ValueError as error:
+        return _say(str(error), USAGE)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        return _say(said, USAGE if isinstance(error, WRONG_PATH) else FAILED)
     except Exception as error:
         from workbench.errors import Refused
 
         if not isinstance(error, Refused):
             raise
-        print(f"workbench: {error}", file=sys.stderr)
-        return FAILED
+        return _say(str(error), FAILED)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"workbench: {message}", file=sys.stderr)
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    description = about[0].upper() + about[1:] + "."
+    command: argparse.ArgumentParser = commands.add_parser(name, help=about, description=description)
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.set_defaults(run=run)
     return command
@@ -70,25 +79,26 @@ def _add_search_options(command: argparse.ArgumentParser) -> None:
 
 def _add_demo(commands: Any) -> None:
     command = _command(commands, "demo", compress, "compress a shipped network to half its MACs and write the report")
-    command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(MODELS)} (default vgg)")
-    command.add_argument("--out", type=Path, default=Path("reports/demo"), help="folder for the results (default %(default)s)")
+    command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(NAMES)} (default vgg)")
+    command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
     command.set_defaults(budget="macs=0.5")
     _add_search_options(command)
 
 
 def _add_sensitivity(commands: Any) -> None:
-    command = _command(commands, "sensitivity", sensitivity, "measure how the score falls as each layer gives up channels")
-    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(MODELS)}")
+    about = "measure how the score falls as each layer gives up channels"
+    command = _command(commands, "sensitivity", sensitivity, about)
+    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(NAMES)}")
     _add_search_options(command)
 
 
 def _add_compress(commands: Any) -> None:
     command = _command(commands, "compress", compress, "make a network smaller under a budget, without training")
-    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(MODELS)}")
+    command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(NAMES)}")
     command.add_argument(
         "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
     )
-    command.add_argument("--out", type=Path, required=True, help="folder for weights, plan, report and result.json")
+    command.add_argument("--out", type=Path, required=True, help=OUT)
     _add_search_options(command)
 
 
@@ -109,8 +119,10 @@ def compress(given: argparse.Namespace) -> int:
     from workbench.allocate.budget import Budget
 
     budget = Budget.parse(given.budget)
+    study = _study(given)
+    given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
-    result = _study(given.model, given).compress(budget)
+    result = study.compress(budget)
     result.save(given.out)
     _print_result(result, given)
     return DONE if result.target_met and result.verification.ok else FAILED
@@ -118,12 +130,14 @@ def compress(given: argparse.Namespace) -> int:
 
 def sensitivity(given: argparse.Namespace) -> int:
     """Print the curves of one network of the zoo."""
-    curves = _study(given.model, given).sensitivity()
+    curves = _study(given).sensitivity()
     if given.json:
         print(json.dumps(curves.to_dict()))
         return DONE
     table = curves.to_frame().pivot_table(index="group", columns="share", values="degradation", sort=False)
-    print(f"loss of {curves.metric} ({curves.samples} samples, original {curves.baseline:.4f}) by kept share of each group")
+    print(
+        f"loss by kept share of each group: {curves.metric}, {curves.samples} samples, original {curves.baseline:.4f}"
+    )
     print(table.to_string(float_format="{:.4f}".format))
     return DONE
 
@@ -156,35 +170,15 @@ def restore(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({"model": plan["name"], "macs": macs, "bit_equal": equal}))
     else:
-        verdict = {True: "; stored outputs reproduced bit for bit", False: "; the outputs DIFFER from the stored ones"}
-        print(f"{plan['name']}: {macs / 1e6:.2f} M MACs{verdict.get(equal, '')}")  # type: ignore[arg-type]  # None: not asked
+        verdict = {None: "", True: "; stored outputs reproduced bit for bit", False: "; stored outputs NOT reproduced"}
+        print(f"{plan['name']}: {macs / 1e6:.2f} M MACs{verdict[equal]}")
     return FAILED if equal is False else DONE
 
 
-def _study(name: str, given: argparse.Namespace) -> Study:
-    """A network of the zoo with the embedded data: cross-entropy searches, test accuracy reports."""
-    import torch.nn.functional as F
+def _study(given: argparse.Namespace) -> Study:
+    from workbench.zoo.task import study
 
-    from workbench import zoo
-    from workbench.data import fashion_mnist
-    from workbench.evaluation import Evaluation
-    from workbench.study import Study
-
-    model = zoo.load(name)
-    calibration, _ = fashion_mnist("calibration")
-
-    def batches(split: str, size: int) -> list[Any]:
-        return list(zip(*(tensor.split(size) for tensor in fashion_mnist(split)), strict=True))
-
-    search = Evaluation(
-        batches("search", 256), lambda output, batch: -F.cross_entropy(output, batch[1], reduction="none"),
-        name="log-likelihood",
-    )  # fmt: skip
-    test = Evaluation(batches("test", 500), lambda output, batch: output.argmax(1).eq(batch[1]), name="test accuracy")
-    return Study(
-        model, calibration[:1], calibration=calibration.split(128), evaluate=search, test=test, seed=given.seed, name=name,
-        progress=not given.quiet,
-    )  # fmt: skip
+    return study(given.model, seed=given.seed, progress=not given.quiet)
 
 
 def _print_result(result: Result, given: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ class Patches:
 
     kernel: tuple[int, ...]  # empty for a linear layer
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]  # before and after
     dilation: tuple[int, ...]
     groups: int
     input: str  # the node whose value the layer reads
@@ -54,7 +54,7 @@ class Patches:
         """``[groups, samples * positions, columns]``."""
         if not self.kernel:
             return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)[None]
-        inputs = F.pad(inputs, [side for pad in reversed(self.padding) for side in (pad, pad)])
+        inputs = F.pad(inputs, [side for pad in reversed(self.padding) for side in pad])
         windows = inputs
         for dim, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
             windows = windows.unfold(2 + dim, (size - 1) * gap + 1, step)[..., ::gap]
@@ -81,11 +81,11 @@ def _each(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(values * rank if len(values) == 1 else values)
 
 
-def _padding(arguments: dict[str, Any], kernel: tuple[int, ...]) -> tuple[int, ...]:
+def _padding(arguments: dict[str, Any], kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     given = arguments["padding"]
     if given == "valid":
-        return (0,) * len(kernel)
-    if given == "same":
-        gaps = _each(arguments["dilation"], len(kernel))
-        return tuple(gap * (size - 1) // 2 for size, gap in zip(kernel, gaps, strict=True))
-    return _each(given, len(kernel))
+        return ((0, 0),) * len(kernel)
+    if given == "same":  # PyTorch puts the odd one after
+        totals = [gap * (size - 1) for size, gap in zip(kernel, _each(arguments["dilation"], len(kernel)), strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((pad, pad) for pad in _each(given, len(kernel)))

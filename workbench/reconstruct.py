@@ -35,8 +35,9 @@ class Repair:
 
 
 def reconstruct(
-    weight: Tensor, bias: Tensor | None, kept: Sequence[int], evidence: Evidence, *, intercept: bool = True
-) -> Repair:
+    weight: Tensor, bias: Tensor | None, kept: Sequence[int], evidence: Evidence, *, intercept: bool = True,
+    ridges: Sequence[float] = RIDGES,
+) -> Repair:  # fmt: skip
     """Fit a layer's weight and bias to the outputs in ``evidence`` with only the kept columns.
 
     Parameters
@@ -46,6 +47,7 @@ def reconstruct(
     kept : the columns that stay, of the ``in / groups * k...`` columns
     evidence : moments of the inputs as they are now, with the outputs as they should be
     intercept : whether the layer can take a new bias; without, the fit goes through the old one
+    ridges : the strengths to choose from, relative to the mean square of the inputs
     """
     groups = len(evidence.fit.xx)
     old = _solution(weight, bias, groups)
@@ -53,7 +55,7 @@ def reconstruct(
     dropped = torch.zeros_like(old)
     dropped[:, columns] = old[:, columns]
     before = evidence.held_out.error(dropped)
-    fits = {ridge: _fit(evidence.fit, dropped, columns, ridge, intercept) for ridge in RIDGES}
+    fits = {ridge: _fit(evidence.fit, dropped, columns, ridge, intercept) for ridge in ridges}
     errors = {ridge: evidence.held_out.error(fit) for ridge, fit in fits.items()}
     best = min(errors, key=lambda ridge: errors[ridge])
     scale = evidence.held_out.energy or 1.0
@@ -90,6 +92,8 @@ def _fit(moments: Moments, dropped: Tensor, columns: Tensor, ridge: float, inter
     # an input that is always zero cannot be fitted, and its old weight does no harm
     strength[:, :size] += squares.eq(0)
     solution = dropped.clone()
-    regular = xx + torch.diag_embed(strength)
-    solution[:, free] = torch.linalg.solve(regular, xy + strength[..., None] * dropped[:, free])
+    factor, failed = torch.linalg.cholesky_ex(xx + torch.diag_embed(strength))
+    if failed.any():  # too singular for this ridge: the old weights stand, and a stronger one will win
+        return solution
+    solution[:, free] = torch.cholesky_solve(xy + strength[..., None] * dropped[:, free], factor)
     return solution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.calibrate import Evidence
 from workbench.graph.call import bind, op_name
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.reconstruct import Repair, reconstruct
+from workbench.reconstruct import RIDGES, Repair, reconstruct
 from workbench.select.path import columns_of
 
 Kept = Mapping[str, Iterable[int]]  # group -> the units that stay
@@ -37,11 +37,13 @@ class Repairer:
             return cls(layer, graph.program.state.get(arguments["running_mean"].name))
         return cls(layer, None)
 
-    def repair(self, tensors: Mapping[str, Tensor], columns: Iterable[int], evidence: Evidence) -> Repair:
+    def repair(
+        self, tensors: Mapping[str, Tensor], columns: Iterable[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
+    ) -> Repair:
         """The least-squares repair with only these columns."""
         bias = tensors[self.layer.bias] if self.layer.bias else None
         intercept = bool(self.layer.bias or self.mean)
-        return reconstruct(tensors[self.layer.weight], bias, sorted(columns), evidence, intercept=intercept)
+        return reconstruct(tensors[self.layer.weight], bias, sorted(columns), evidence, intercept=intercept, ridges=ridges)
 
     def tensors(self, repair: Repair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model's tensors that the repair changes."""
@@ -63,10 +65,3 @@ def kept_columns(graph: ChannelGraph, layer: Layer, kept: Kept) -> list[int]:
             gone.update(column for unit, some in enumerate(columns) if unit not in stay for column in some)
     return [column for column in range(layer.shape[1:].numel()) if column not in gone]
 
-
-def masked(weight: Tensor, columns: Iterable[int]) -> Tensor:
-    """A weight with zeros outside of these columns."""
-    flat = torch.zeros_like(weight).flatten(1)
-    some = torch.tensor(list(columns))
-    flat[:, some] = weight.flatten(1)[:, some]
-    return flat.reshape(weight.shape)

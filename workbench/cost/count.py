@@ -63,7 +63,8 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes:
+        # the device too: a forward may make tensors of its own
+        with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes:
             warnings.simplefilter("ignore")  # on meta, torch warns of a mismatch that the kernel choice already settles
             inputs.to(torch.device("meta"))(on_meta)
     finally:

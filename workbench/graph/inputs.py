@@ -67,13 +67,11 @@ class Inputs:
 
     def dynamic(self) -> Any:
         """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it."""
-        free = self.batch is not None
-
-        def spec(leaf: Any) -> Any:
-            return {0: torch.export.Dim.AUTO} if free and isinstance(leaf, Tensor) else None
-
-        args, kwargs = pytree.tree_map(spec, (self.args, dict(self.kwargs)))
-        return (*args, *kwargs.values()) if not kwargs else {"args": args, **kwargs} if args else kwargs
+        shapes = torch.export.ShapesCollection()
+        if self.batch is not None:
+            for tensor in self.tensors():
+                shapes[tensor] = {0: torch.export.Dim.AUTO}
+        return shapes
 
     def __call__(self, model: nn.Module) -> Any:
         return model(*self.args, **self.kwargs)

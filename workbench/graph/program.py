@@ -23,14 +23,15 @@ class Program:
     """The operations of a model in order, and the tensors it owns.
 
     ``nodes`` are the operations; ``state`` maps a placeholder's name to the name of the tensor it stands for (as in
-    ``state_dict``); ``tensors`` holds those tensors; ``inputs`` and ``outputs`` name nodes.
+    ``state_dict``); ``tensors`` holds those tensors; ``inputs`` name nodes; ``outputs`` are nodes, or constants that the
+    model returns as they are.
     """
 
     nodes: tuple[Node, ...]
     state: Mapping[str, str]
     tensors: Mapping[str, Tensor]
     inputs: tuple[str, ...]
-    outputs: tuple[Node, ...]
+    outputs: tuple[Any, ...]
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
@@ -39,9 +40,16 @@ class Program:
         """The values of the placeholders. ``tensors`` replaces tensors of the model, by their names."""
         owned = {**self.tensors, **(tensors or {})}
         values: Values = {placeholder: owned[name] for placeholder, name in self.state.items()}
-        leaves, spec = pytree.tree_flatten((inputs.args, dict(inputs.kwargs)))
+        kwargs = dict(inputs.kwargs)
+        order = pytree.tree_unflatten(list(range(len(self.inputs))), self.in_spec)[1]
+        if order.keys() == kwargs.keys():  # keyword inputs have names, not places
+            kwargs = {name: kwargs[name] for name in order}
+        leaves = pytree.tree_leaves((inputs.args, kwargs))
         if len(leaves) != len(self.inputs):
-            raise ValueError(f"the model takes {len(self.inputs)} input tensors, as in {self.in_spec}; got {spec}")
+            raise ValueError(
+                f"the model was traced with {len(self.inputs)} inputs ({', '.join(self.inputs)}), not with {len(leaves)}; "
+                "give batches of the same inputs, and no labels among them"
+            )
         return values | dict(zip(self.inputs, leaves, strict=True))
 
     def run(self, nodes: Iterable[Node], values: Values, free: bool = False) -> Values:
@@ -55,7 +63,8 @@ class Program:
 
     def output(self, values: Values) -> Any:
         """What the model returns, in its own structure."""
-        return pytree.tree_unflatten([values[node.name] for node in self.outputs], self.out_spec)
+        leaves = [values[leaf.name] if isinstance(leaf, Node) else leaf for leaf in self.outputs]
+        return pytree.tree_unflatten(leaves, self.out_spec)
 
     def __call__(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Any:
         return self.output(self.run(self.nodes, self.start(inputs, tensors), free=True))
@@ -108,7 +117,7 @@ def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> P
         state=state,
         tensors={name: tensor.detach() for name, tensor in tensors.items()},
         inputs=tuple(signature.user_inputs),  # type: ignore[arg-type]  # names of placeholders here, never constants
-        outputs=tuple(graph.output_node().args[0]),  # type: ignore[arg-type]  # a tuple of nodes
+        outputs=tuple(graph.output_node().args[0]),  # type: ignore[arg-type]  # a tuple of nodes and constants
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         last_use=_last_uses(nodes, keep={node.name for node in graph.output_node().all_input_nodes}),

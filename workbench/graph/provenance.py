@@ -53,7 +53,7 @@ def follow(program: Program, inputs: Inputs) -> Provenance:
             values.pop(name, None)
     for node in program.outputs:
         reason = Reason("output", "", "the model returns it", "what a model returns keeps its shape")
-        for label in labels.get(node.name, ()):
+        for label in labels.get(node.name, ()) if isinstance(node, Node) else ():
             atoms.freeze(label, reason)
     return Provenance(atoms, owned, labels, shapes)
 

@@ -141,10 +141,10 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     program = export(model, twice)
     provenance = follow(program, twice)
     groups, frozen = find_groups(provenance)
-    return ChannelGraph(model, inputs, program, provenance, groups, frozen, _layers(program, provenance))
+    return ChannelGraph(model, inputs, program, provenance, groups, frozen, _layers(program, provenance, twice.batch or 1))
 
 
-def _layers(program: Program, provenance: Provenance) -> tuple[Layer, ...]:
+def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
     """The convolutions and linear layers whose weight the model owns, in the order they run."""
     from workbench.graph.call import bind, op_name
 
@@ -157,7 +157,7 @@ def _layers(program: Program, provenance: Provenance) -> tuple[Layer, ...]:
         if weight is None:
             continue
         shape, out = program.tensors[weight].shape, provenance.shapes[node.name]
-        positions = out.numel() // out[0] // shape[0]
+        positions = out.numel() // samples // shape[0]  # not out[0]: a forward may fold time into the batch
         found.append(
             Layer(layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments.get("groups", 1))
         )

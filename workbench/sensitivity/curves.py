@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
     from workbench.select import Path
 
+NORMAL = 1.959964  # standard errors on each side of a 95 % interval
+TRUST = 0.5  # the standard error of a prediction, as a share of it
+
 
 @dataclass(frozen=True)
 class Point:
     """The score with only ``kept`` units of one group.
 
     ``degradation`` is how much it lies below the original's, on the same samples; ``low`` and ``high`` bound it with 95 %
-    confidence where there is more than one sample. ``failed`` says why there are no numbers.
+    confidence where there is more than one sample. ``predicted`` is what the least-squares error of the layers that read
+    the group lets expect, None where the criterion knows no error. ``failed`` says why there are no numbers.
     """
 
     share: float
@@ -32,7 +36,13 @@ class Point:
     degradation: float | None
     low: float | None = None
     high: float | None = None
+    predicted: float | None = None
     failed: str | None = None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard error of the degradation, None where it is not known."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / (2 * NORMAL)
 
     @classmethod
     def measured(cls, share: float, kept: int, dense: np.ndarray, scores: np.ndarray) -> Point:
@@ -44,7 +54,7 @@ class Point:
         loss = float(differences.mean())
         if len(differences) < 2:
             return cls(share, kept, float(scores.mean()), loss)
-        margin = 1.959964 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
+        margin = NORMAL * float(differences.std(ddof=1)) / math.sqrt(len(differences))
         return cls(share, kept, float(scores.mean()), loss, loss - margin, loss + margin)
 
 
@@ -59,28 +69,50 @@ class Curve:
 
     @cached_property
     def fitted(self) -> tuple[float, ...]:
-        """The degradation at each point that was measured, made monotone by isotonic regression and never negative."""
-        found = [point.degradation for point in self.points if point.degradation is not None]
+        """The degradation at each point that was measured, made monotone by isotonic regression and never negative.
+
+        A measurement and its prediction are first averaged, each weighted by its inverse variance: where few samples
+        leave a small loss lost in noise, the prediction still says which width costs more.
+        """
+        found = [_best_guess(point) for point in self.points if point.failed is None]
         if not found:
             return ()
         fit = isotonic_regression(found, increasing=False).x
         return tuple(float(value) for value in np.maximum(fit, 0.0))
 
+    def error(self, kept: int) -> float | None:
+        """The least-squares output error with so many units, None where the criterion knows none."""
+        return self.path.errors[self.units - kept] if self.path.errors else None
+
     def at(self, kept: int) -> float:
         """The degradation with any number of units, interpolated between measured ones; 0 with all of them.
 
+        Between two measured widths the loss follows the least-squares error where that is known, else a straight line.
         Infinite below the smallest share that was measured: nothing is known there.
         """
         counts = [point.kept for point in self.points if point.failed is None]
         if kept < self.units and (not counts or kept < counts[0]):
             return math.inf
-        return float(np.interp(kept, [*counts, self.units], [*self.fitted, 0.0]))
+        known = [*counts, self.units]
+        errors = [self.error(count) for count in (*known, kept)]
+        if any(error is None for error in errors):
+            return float(np.interp(kept, known, [*self.fitted, 0.0]))
+        *places, place = errors  # falling, as the widths rise
+        return float(np.interp(place, places[::-1], [0.0, *self.fitted[::-1]]))  # type: ignore[arg-type]  # no None here
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         fitted = iter(self.fitted)
         points = [asdict(p) | {"fitted": None if p.degradation is None else next(fitted)} for p in self.points]
         return {"group": self.group, "units": self.units, "points": points}
+
+
+def _best_guess(point: Point) -> float:
+    measured, deviation, predicted = point.degradation or 0.0, point.deviation, point.predicted
+    if not deviation or not predicted:
+        return measured
+    precisions = (deviation**-2, (TRUST * predicted) ** -2)
+    return (precisions[0] * measured + precisions[1] * predicted) / sum(precisions)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from workbench.calibrate import Statistics
 from workbench.evaluation import Evaluation, check_finite, evaluating, fingerprint_of, name_of, whole_score
 from workbench.graph.program import Program
 from workbench.graph.trace import ChannelGraph
+from workbench.reconstruct import RIDGES, Repair
 from workbench.repair import Repairer, kept_columns
 from workbench.select import Criterion, Elimination, GroupView, Path
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
+from workbench.sensitivity.predict import with_predictions
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 
@@ -66,7 +68,7 @@ def sensitivity(
         points[candidate.group].append(Point.measured(candidate.share, candidate.kept, dense, found))
     curves = [Curve(name, graph[name].units, tuple(some), paths[name]) for name, some in points.items()]
     return SensitivityCurves(
-        name_of(evaluate), float(dense.mean()), len(dense), fingerprint_of(evaluate, dense), tuple(curves)
+        name_of(evaluate), float(dense.mean()), len(dense), fingerprint_of(evaluate, dense), with_predictions(curves)
     )
 
 
@@ -75,17 +77,20 @@ def _candidates(
 ) -> list[Candidate]:
     units = graph[name].units
     widths = {max(1, round(share * units)): share for share in sorted(shares, reverse=True)}
+    tensors: dict[int, dict[str, Tensor]] = {kept: {} for kept in sorted(widths)}
+    for layer in graph.consumers[name]:
+        repairer, evidence = Repairer.of(layer, graph), statistics.layers[layer.name]
+
+        def repair(kept: int, ridges: Sequence[float]) -> Repair:
+            columns = kept_columns(graph, layer, {name: path.kept(kept)})  # noqa: B023  # called in this turn only
+            return repairer.repair(graph.program.tensors, columns, evidence, ridges)  # noqa: B023
+
+        # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
+        chosen = repair(sorted(widths)[len(widths) // 2], RIDGES).ridge
+        for kept, found in tensors.items():
+            found |= repairer.tensors(repair(kept, RIDGES if chosen is None else [chosen]), graph.program.tensors)
     nodes = suffix(graph.program, {layer.node for layer in graph.consumers[name]})
-    found = []
-    for kept, share in sorted(widths.items()):
-        tensors: dict[str, Tensor] = {}
-        for layer in graph.consumers[name]:
-            repairer = Repairer.of(layer, graph)
-            columns = kept_columns(graph, layer, {name: path.kept(kept)})
-            repair = repairer.repair(graph.program.tensors, columns, statistics.layers[layer.name])
-            tensors |= repairer.tensors(repair, graph.program.tensors)
-        found.append(Candidate(name, share, kept, tensors, nodes))
-    return found
+    return [Candidate(name, widths[kept], kept, found, nodes) for kept, found in tensors.items()]
 
 
 def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:

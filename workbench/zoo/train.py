@@ -38,7 +38,7 @@ RECIPES = {
     "vgg": Recipe(epochs=30),
     "resnet20": Recipe(epochs=25, rate=0.15),
     "mobilenetv2": Recipe(epochs=30, rate=0.15, decay=1e-4, bfloat16=False),
-    "vit": Recipe(epochs=20, rate=1.5e-3, decay=0.05, adam=True),
+    "vit": Recipe(epochs=16, rate=1.5e-3, decay=0.05, adam=True),
 }
 
 

@@ -23,7 +23,8 @@ def pool(call: Call) -> object:
     first = len(inputs.shape) - {**POOLS, **RESAMPLES}[call.op]
     labels = _across(call, range(first, len(inputs.shape)))
     labels = tuple(resized(label, call.shape) for label in labels)
-    return [labels, labels] if call.op.endswith("_with_indices") else labels
+    several = call.op.endswith("_with_indices") or call.op.startswith("adaptive_max")
+    return [labels, labels] if several else labels
 
 
 @rule("mean", "sum", "amax", "amin", "prod", "var", "std", "logsumexp")
