@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
 from workbench.graph.program import Values
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.graph.winnow import cut_model, cuts_for
+from workbench.graph.winnow import cuts_for, shrink
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
-from workbench.repair import Repairer, kept_columns
-from workbench.sensitivity.sweep import set_tensors_
+from workbench.repair import Repairer, kept_columns, set_tensors_
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def apply(
         tensors, repairs = _Pair(graph, plan, Batches.of(calibration), rows, seed).run(progress)
     repaired = copy.deepcopy(graph.model)
     set_tensors_(repaired, tensors)
-    return Applied(cut_model(repaired, cuts_for(graph, plan.kept)), repairs)
+    return Applied(shrink(repaired, cuts_for(graph, plan.kept), graph.inputs), repairs)
 
 
 class _Pair:
@@ -65,6 +64,8 @@ class _Pair:
     def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, seed: int):
         self.graph, self.plan, self.program = graph, plan, graph.program
         self.layers = {layer.node: layer for layer in graph.layers if _runs_once(layer, graph)}
+        # a weight used more than once is fitted to no single use: it only loses columns
+        self.shared = {layer.node: layer for layer in graph.layers if layer.node not in self.layers}
         self.readers = {
             node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
         }
@@ -82,6 +83,8 @@ class _Pair:
                 self.program.run([node], values)
             if node.name in self.layers:
                 self._repair(node)
+            if node.name in self.shared:
+                self._drop(self.shared[node.name])
             if self._differs(node):
                 for values, small in zip(self.dense, self.small, strict=True):
                     small[node.name] = self.program.run([node], {**values, **small})[node.name]
@@ -101,13 +104,26 @@ class _Pair:
         self.tensors |= repairer.tensors(repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}
         for small in self.small:
-            small |= {placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, repairer.mean) if name}
+            small |= {
+                placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, repairer.mean) if name
+            }
+
+    def _drop(self, layer: Layer) -> None:
+        """Let a layer read only the columns that stay."""
+        gone = torch.ones(layer.shape[1:].numel(), dtype=torch.bool)
+        gone[kept_columns(self.graph, layer, self.plan.cut)] = False
+        if gone.any():
+            weight = self.program.tensors[layer.weight]
+            dropped = weight.flatten(1).masked_fill(gone.to(weight.device), 0).view(weight.shape)
+            placeholder = next(name for name, tensor in self.program.state.items() if tensor == layer.weight)
+            for small in self.small:
+                small[placeholder] = dropped
 
     def _evidence(self, reader: Reader) -> Evidence:
         evidence, first = reader.empty(), 0
         for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
-            source = reader.patches.input
-            reader.gather(evidence, small.get(source, values[source]), values[reader.layer.node], first)
+            source: Tensor = {**values, **small}[reader.patches.input]
+            reader.gather(evidence, source, values[reader.layer.node], first)
             first += size
         return evidence
 
@@ -116,8 +132,7 @@ class _Pair:
 
     def _forget(self, node: Node) -> None:
         for values in (*self.dense, *self.small):
-            for name in self.program.last_use[node.name]:
-                values.pop(name, None)
+            self.program.forget(node, values)
 
 
 def _runs_once(layer: Layer, graph: ChannelGraph) -> bool:

@@ -1,6 +1,6 @@
 """A compressed model on disk: safetensors and JSON, never a pickle.
 
-``plan.json`` holds the plan and, for each tensor and dimension, the indices that stay, so that ``restore`` needs neither
+``plan.json`` holds the plan and, for each tensor and dimension, the indices that stay: ``restore`` needs neither
 example inputs nor the names of groups. ``reference.safetensors`` holds a batch of inputs and what the model made of it.
 """
 
@@ -73,12 +73,20 @@ def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
         found = own[cut.tensor].shape if cut.tensor in own else None
         if found is None or cut.dim >= len(found) or found[cut.dim] != cut.size:
             raise ValueError(
-                f"{folder} was made from a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
+                f"{folder} was made of a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
                 f"{type(model).__name__} has {'no such tensor' if found is None else f'the shape {list(found)}'}"
             )
     small = cut_model(copy.deepcopy(model), cuts)
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} holds no compressed model: there is no {WEIGHTS} in it")
     state = load_file(folder / WEIGHTS)
     state |= {alias: state[name] for alias, name in plan["aliases"].items()}
+    for name, tensor in small.state_dict().items():
+        if name in state and state[name].dtype != tensor.dtype:
+            raise ValueError(
+                f"{name} was saved as {state[name].dtype}, this {type(model).__name__} has {tensor.dtype}; convert it "
+                f"first with .to({state[name].dtype})"
+            )
     try:
         small.load_state_dict(state)
     except RuntimeError as error:
@@ -91,7 +99,12 @@ def read_plan(folder: Path) -> Mapping[str, Any]:
     path = folder / PLAN
     if not path.is_file():
         raise ValueError(f"{folder} holds no compressed model: there is no {PLAN} in it")
-    plan: dict[str, Any] = json.loads(path.read_text())
+    try:
+        plan = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); save the result again") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} is damaged (it holds no object); save the result again")
     if plan.get("format") != 1:
         raise ValueError(f"{path} has the format {plan.get('format')!r}; this version of workbench reads format 1")
     return plan
@@ -128,17 +141,21 @@ def _reference(result: Result) -> dict[str, Tensor]:
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     with torch.no_grad():
         leaves = pytree.tree_leaves(inputs(copy.deepcopy(model).eval()))
-    return {f"output.{place}": leaf.contiguous() for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    # copies: a model may return its input, or one tensor twice
+    return {
+        f"output.{place}": leaf.contiguous().clone() for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)
+    }
 
 
 def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that are the same storage once, and the other names they have."""
-    first: dict[int, str] = {}
+    """Tensors that are the same memory once, and the other names they have."""
+    first: dict[Any, str] = {}
     distinct, aliases = {}, {}
     for name, tensor in state.items():
-        owner = first.setdefault(tensor.untyped_storage().data_ptr(), name) if tensor.numel() else name
+        memory = tensor.data_ptr(), tensor.shape, tensor.stride()  # not the storage: two views may share one
+        owner = first.setdefault(memory, name) if tensor.numel() else name
         if owner == name:
-            distinct[name] = tensor.detach().cpu().contiguous()
+            distinct[name] = tensor.detach().cpu().contiguous().clone()
         else:
             aliases[name] = owner
     return distinct, aliases

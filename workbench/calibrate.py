@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.graph.inputs import Inputs
+from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
 from workbench.patches import Patches
@@ -31,6 +31,9 @@ class Evidence:
     def all(self) -> Moments:
         """Both together."""
         return self.fit + self.held_out
+
+    def __add__(self, other: Evidence) -> Evidence:
+        return Evidence(self.fit + other.fit, self.held_out + other.held_out)
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,17 @@ def calibrate(
             values = graph.program.start(inputs)
             for node in graph.program.nodes:
                 reader = readers.get(node.name)
-                source = values[reader.patches.input] if reader else None
-                graph.program.run([node], values, free=True)
+                graph.program.run([node], values)
                 if reader:
+                    source = values[reader.patches.input]
                     reader.gather(evidence[node.name], source, values[node.name], seen)
+                graph.program.forget(node, values)
             seen += inputs.batch or 1
-    return Statistics({read[node].name: found for node, found in evidence.items()}, batches.samples, batches.fingerprint)
+    layers: dict[str, Evidence] = {}
+    for place, found in evidence.items():  # a layer called twice has the rows of both calls
+        name = read[place].name
+        layers[name] = layers[name] + found if name in layers else found
+    return Statistics(layers, batches.samples, batches.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -126,12 +134,19 @@ class Batches:
         Raises
         ------
         ValueError
-            It is empty, or an iterator that can be read only once.
+            It is empty, holds NaN or infinity, or is an iterator that can be read only once.
+        TypeError
+            It cannot be iterated over.
         """
         if isinstance(calibration, Batches):
             return calibration
         if isinstance(calibration, Tensor):
             calibration = list(calibration.split(128))
+        if not isinstance(calibration, Iterable):
+            raise TypeError(
+                f"the calibration data is a {type(calibration).__name__}; give a list, a DataLoader or anything that "
+                "yields batches of model inputs"
+            )
         if iter(calibration) is calibration:
             raise ValueError(
                 "the calibration data is a generator that can be read only once; give a list, a DataLoader or any "
@@ -140,8 +155,13 @@ class Batches:
         digest, samples, count = hashlib.sha256(), 0, 0
         for inputs in map(Inputs.of, calibration):
             for tensor in inputs.tensors():
+                if not tensor.isfinite().all():
+                    bad = tensor[~tensor.isfinite()][0].item()
+                    raise ValueError(
+                        f"the calibration data holds {bad} in batch {count}; repair or leave out these samples"
+                    )
                 digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                digest.update(content_of(tensor))
             samples, count = samples + (inputs.batch or 1), count + 1
         if not samples:
             raise ValueError("the calibration data is empty; it must yield at least one batch of model inputs")

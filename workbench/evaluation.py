@@ -40,6 +40,13 @@ class Evaluation:
     inputs: Callable[[Any], Any] | None = None
     name: str = "score"
 
+    def __post_init__(self) -> None:
+        if iter(self.batches) is self.batches:
+            raise ValueError(
+                f"the batches of the evaluation {self.name!r} are a generator that can be read once; give a list, a "
+                "DataLoader or any object whose iteration starts anew each time"
+            )
+
     def inputs_of(self, batch: Any) -> Inputs:
         """The model's inputs in a batch."""
         if self.inputs is not None:
@@ -49,13 +56,14 @@ class Evaluation:
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         """One score a sample, float64. ``dense_output`` is the original model's, for scores that compare with it."""
         del dense_output
-        return _vector(self.score(output, batch))
+        return _vector(self.score(_on_cpu(output), batch))
 
     def scores(self, model: nn.Module) -> np.ndarray:
         """One score a sample of all the data."""
         with evaluating(model), torch.no_grad():
             outputs = ((self.inputs_of(batch)(model), batch) for batch in self.batches)
-            return np.concatenate([self.batch_scores(output, None, batch) for output, batch in outputs])
+            scores = [self.batch_scores(output, None, batch) for output, batch in outputs]
+        return np.concatenate([np.empty(0), *scores])
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,14 @@ class Fidelity(Evaluation):
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         if dense_output is None:
             raise ValueError("fidelity compares with the original model's output, which is not at hand here")
-        small, dense = (_logits(value).double().log_softmax(-1) for value in (output, dense_output))
+        small, dense = (_logits(value).double().cpu().log_softmax(-1) for value in (output, dense_output))
         divergence = (dense.exp() * (dense - small)).sum(-1)
         return -divergence.flatten(1).mean(1).numpy() if divergence.ndim > 1 else -divergence.numpy()
+
+
+def _on_cpu(output: Any) -> Any:
+    """An output where the batch's labels are."""
+    return pytree.tree_map_only(Tensor, Tensor.cpu, output)
 
 
 def _logits(output: Any) -> Tensor:
@@ -112,9 +125,22 @@ def whole_score(evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Mod
         scores = evaluate.scores(model)
     else:
         with evaluating(model):
-            scores = np.atleast_1d(np.asarray(torch.as_tensor(evaluate(model)).detach().cpu().double()))
+            scores = number_or_vector(evaluate(model), evaluate)
     check_finite(scores, evaluate)
     return scores
+
+
+def number_or_vector(score: Any, evaluate: Any) -> np.ndarray:
+    """What a user's function returned, as ``[N]``; a number is ``[1]``."""
+    try:
+        scores = torch.as_tensor(score).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        what = f"returned a {type(score).__name__}"
+    else:
+        if scores.ndim < 2:
+            return np.atleast_1d(scores.numpy())
+        what = f"returned what has the shape {tuple(scores.shape)}"
+    raise ValueError(f"the evaluation {name_of(evaluate)!r} {what}; return one number, or one a sample, [N]")
 
 
 def check_finite(scores: np.ndarray, evaluate: Any) -> None:

@@ -24,8 +24,8 @@ class Moments:
     @classmethod
     def empty(cls, groups: int, columns: int, outputs: int) -> Moments:
         """No rows yet."""
-        zeros = lambda *shape: torch.zeros(groups, *shape, dtype=torch.float64)  # noqa: E731
-        return cls(zeros(columns + 1, columns + 1), zeros(columns + 1, outputs), zeros(outputs))
+        shapes = (columns + 1, columns + 1), (columns + 1, outputs), (outputs,)
+        return cls(*(torch.zeros(groups, *shape, dtype=torch.float64) for shape in shapes))
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
         """Gather rows ``[groups, n, p]`` and what they should give ``[groups, n, q]``."""

@@ -60,7 +60,7 @@ class Patches:
             windows = windows.unfold(2 + dim, (size - 1) * gap + 1, step)[..., ::gap]
         rank = len(self.kernel)
         places = torch.unravel_index(positions, windows.shape[2 : 2 + rank])
-        drawn = windows[(slice(None), slice(None), *places)]  # [samples, channels, positions, k...]
+        drawn = windows[:, :, *places]  # [samples, channels, positions, k...]
         blocks = drawn.unflatten(1, (self.groups, -1)).movedim((1, 3), (0, 2))
         return blocks.flatten(3).flatten(1, 2)
 

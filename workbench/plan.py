@@ -74,9 +74,15 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
 
     Raises
     ------
+    ValueError
+        The model has no channel group.
     Unreachable
         No widths within the measured range meet the budget; the message names the smallest reachable cost.
     """
+    if not graph.groups:
+        raise ValueError(
+            f"{type(graph.model).__name__} has no channel group that can shrink; graph.frozen says what is in the way"
+        )
     problem = width_problem(graph, curves, budget)
     allocation = solve(problem, solver or Exact())
     kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in curves}

@@ -1,4 +1,4 @@
-"""From kept units to the repaired tensors of the layers that read them; dropped columns are zero, shapes are the old."""
+"""From kept units to the repaired tensors of the layers that read them: zero in dropped columns, in the old shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.calibrate import Evidence
 from workbench.graph.call import bind, op_name
@@ -33,17 +33,24 @@ class Repairer:
         node = next(node for node in graph.program.nodes if node.name == layer.node)
         users = list(node.users)
         if layer.bias is None and len(users) == 1 and op_name(users[0]) == "_native_batch_norm_legit_no_training":
-            arguments = bind(users[0], users[0].args, users[0].kwargs)
-            return cls(layer, graph.program.state.get(arguments["running_mean"].name))
+            mean = bind(users[0], users[0].args, users[0].kwargs)["running_mean"]
+            if len(mean.users) == 1:  # else it is another layer's too
+                return cls(layer, graph.program.state.get(mean.name))
         return cls(layer, None)
 
     def repair(
-        self, tensors: Mapping[str, Tensor], columns: Iterable[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
+        self,
+        tensors: Mapping[str, Tensor],
+        columns: Iterable[int],
+        evidence: Evidence,
+        ridges: Sequence[float] = RIDGES,
     ) -> Repair:
         """The least-squares repair with only these columns."""
         bias = tensors[self.layer.bias] if self.layer.bias else None
         intercept = bool(self.layer.bias or self.mean)
-        return reconstruct(tensors[self.layer.weight], bias, sorted(columns), evidence, intercept=intercept, ridges=ridges)
+        return reconstruct(
+            tensors[self.layer.weight], bias, sorted(columns), evidence, intercept=intercept, ridges=ridges
+        )
 
     def tensors(self, repair: Repair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model's tensors that the repair changes."""
@@ -65,3 +72,10 @@ def kept_columns(graph: ChannelGraph, layer: Layer, kept: Kept) -> list[int]:
             gone.update(column for unit, some in enumerate(columns) if unit not in stay for column in some)
     return [column for column in range(layer.shape[1:].numel()) if column not in gone]
 
+
+def set_tensors_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write values into a model's parameters and buffers."""
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)

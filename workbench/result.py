@@ -92,7 +92,9 @@ class Result:
     source: Source = field(repr=False)
 
     def __repr__(self) -> str:
-        ratio = ", ".join(f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.shares)
+        ratio = ", ".join(
+            f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.shares
+        )
         return (
             f"Result({self.source.name}: {ratio} of the original, {self.score.name} {self.score.before:.4g} -> "
             f"{self.score.after:.4g}, {'verified' if self.verification.ok else 'NOT VERIFIED'})"

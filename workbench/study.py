@@ -31,8 +31,8 @@ class Study:
     model : any module ``torch.export`` can follow; never changed
     example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
     calibration : yields model inputs and nothing else, and can be gone over again; no labels are needed
-    evaluate : the score a search may look at: an ``Evaluation`` or ``evaluate(model) -> float | 1-D``, higher is better;
-        None compares the output with the original's on the calibration data
+    evaluate : the score a search may look at, higher is better: an ``Evaluation``, or ``evaluate(model)`` that gives a
+        float or 1-D; None compares the output with the original's on the calibration data
     test : the score that reports and never chooses; by default ``evaluate``
     criterion : how channels are selected; by default the least-squares elimination path
     seed : of the rows drawn from the calibration data
@@ -100,6 +100,8 @@ class Study:
         """The smaller model of a plan (or of the best plan under a budget), repaired, verified and scored."""
         if isinstance(plan, Budget):
             plan = self.allocate(plan)
+        if not isinstance(plan, Plan):
+            raise TypeError(f"compress takes a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
         with self._timed("apply"):
             applied = apply(self.graph, plan, self.calibration, seed=self.seed, progress=self.progress)
         with self._timed("verify"):

@@ -33,7 +33,8 @@ class Verification:
 
     def __repr__(self) -> str:
         verdict = "ok" if self.ok else "NOT ok"
-        return f"Verification({verdict}: worst {self.worst:.1e} at {self.layer or 'the output'}, allowed {self.tolerance:.0e})"
+        place = self.layer or "the output"
+        return f"Verification({verdict}: worst {self.worst:.1e} at {place}, allowed {self.tolerance:.0e})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,8 +44,8 @@ class Verification:
 def verify(dense: nn.Module, small: nn.Module, example_inputs: Any) -> Verification:
     """Compare a smaller model with the original whose removed units are zeroed.
 
-    The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no longer
-    reads become zero. Both run in float64 on the inputs, at two batch sizes, and all their layers' outputs are compared.
+    The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no
+    longer reads become zero. Both run in float64 on the inputs, at two batch sizes; all layers' outputs are compared.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def verify(dense: nn.Module, small: nn.Module, example_inputs: Any) -> Verificat
     """
     cuts: Sequence[Cut] | None = getattr(small, RECORD, None)
     if cuts is None:
-        raise ValueError(f"this {type(small).__name__} has no record of what was removed; verify takes a model from winnow")
+        raise ValueError(
+            f"this {type(small).__name__} has no record of what was removed; verify takes a model from winnow"
+        )
     masked = masked_model(dense, small, cuts).double().eval()
     small = copy.deepcopy(small).double().eval()
     inputs = Inputs.of(example_inputs)
@@ -91,10 +94,10 @@ def masked_model(dense: nn.Module, small: nn.Module, cuts: Sequence[Cut]) -> nn.
             some = by_tensor.get(name, [])
             for cut in some:
                 if cut.role == "in":
-                    tensor.index_fill_(cut.dim, torch.tensor(cut.removed), 0)
-            kept = [torch.arange(size) for size in tensor.shape]
+                    tensor.index_fill_(cut.dim, torch.tensor(cut.removed, device=tensor.device), 0)
+            kept = [torch.arange(size, device=tensor.device) for size in tensor.shape]
             for cut in some:
-                kept[cut.dim] = torch.tensor(cut.kept)
+                kept[cut.dim] = torch.tensor(cut.kept, device=tensor.device)
             if tensor.ndim:
                 tensor[torch.meshgrid(*kept, indexing="ij")] = state[name]
             else:
@@ -111,7 +114,7 @@ def _compare(masked: nn.Module, small: nn.Module, inputs: Inputs, cuts: Sequence
     for name, values in narrow.items():
         for full, value in zip(wide.get(name, ()), values, strict=False):
             if name in kept:
-                full = full.index_select(full.ndim - 1 if _last(small, name) else 1, kept[name])
+                full = full.index_select(full.ndim - 1 if _last(small, name) else 1, kept[name].to(full.device))
             errors.append((name, relative_error(full, value)))
     pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
     return [*errors, *(("", relative_error(a, b)) for a, b in pairs if isinstance(a, Tensor))]

@@ -20,7 +20,8 @@ from workbench.graph.inputs import Inputs
 CHEAP = """add sub mul div relu relu_ gelu silu sigmoid hardtanh hardtanh_ hardswish hardsigmoid clamp native_batch_norm
 cudnn_batch_norm _native_batch_norm_legit_no_training native_layer_norm native_group_norm mean sum amax max_pool2d
 max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d _softmax tanh exp pow sqrt rsqrt neg where
-leaky_relu elu embedding maximum minimum""".split()
+leaky_relu elu embedding maximum minimum _prelu_kernel adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d
+upsample_nearest2d upsample_nearest3d""".split()
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,18 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     13824
     """
     inputs = Inputs.of(example_inputs).take(2)
+    there = inputs.to(torch.device("meta"))  # before anything is counted
     on_meta = copy.deepcopy(model).to("meta").eval()
     flops, writes = FlopCounterMode(display=False), _Writes()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        # the device too: a forward may make tensors of its own
-        with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes:
+        with (
+            torch.device("meta"),  # a forward may make tensors of its own
+            torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes,
+        ):  # fmt: skip
             warnings.simplefilter("ignore")  # on meta, torch warns of a mismatch that the kernel choice already settles
-            inputs.to(torch.device("meta"))(on_meta)
+            on_meta(*there.args, **there.kwargs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     batch = inputs.batch or 1
@@ -83,7 +87,7 @@ class _Writes(TorchDispatchMode):
     """Adds up what ops write, and lists those that compute without a formula."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
         self.total = self.peak = 0
         self.uncounted: set[str] = set()
 
@@ -107,6 +111,19 @@ def _bytes(leaf: Any) -> int:
 def _multiplies(func: Any) -> bool:
     """Not one of the ops that PyTorch itself tags as pointwise, a view or a way to make a tensor."""
     quiet = {torch.Tag.pointwise, torch.Tag.inplace_view} | {getattr(torch.Tag, "reduction", torch.Tag.pointwise)}
-    moves = ("copy", "clone", "cat", "empty", "zeros", "ones", "full", "arange", "constant_pad", "index", "view", "lift")
+    moves = (
+        "copy",
+        "clone",
+        "cat",
+        "empty",
+        "zeros",
+        "ones",
+        "full",
+        "arange",
+        "constant_pad",
+        "index",
+        "view",
+        "lift",
+    )
     name = func._schema.name.split("::")[-1]
     return not (quiet & set(func.tags)) and not any(word in name for word in moves)

@@ -17,8 +17,11 @@ NAMES = {
 def folders() -> list[Path]:
     """Where the files are looked for, in this order."""
     given = [Path(os.environ["WORKBENCH_DATA"])] if os.environ.get("WORKBENCH_DATA") else []
-    torchvision = [folder / "FashionMNIST" / "raw" for folder in [*given, Path("data"), Path.home() / "data"]]
-    return [*given, Path("/usr/share/datasets/fashion-mnist"), *torchvision]
+    raw = Path("FashionMNIST") / "raw"  # in the root of a torchvision download
+    return [
+        *given, *(folder / raw for folder in given),
+        Path("/usr/share/datasets/fashion-mnist"), "data" / raw, Path.home() / "data" / raw,
+    ]  # fmt: skip
 
 
 def training_set() -> tuple[np.ndarray, np.ndarray]:

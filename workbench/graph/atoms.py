@@ -44,10 +44,10 @@ class Atoms:
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Elements at the same place of two labels (broadcast) leave together."""
-        left, right = (side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(left, right))
-        both = (left >= 0) & (right >= 0) & (left != right)
+        one, other = (side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(left, right))
+        both = (one >= 0) & (other >= 0) & (one != other)
         if both.any():
-            self.pairs.append((left[both], right[both]))
+            self.pairs.append((one[both], other[both]))
 
     def freeze(self, label: Tensor, reason: Reason) -> None:
         """The indices named by a label can never leave."""

@@ -55,7 +55,9 @@ class Call:
         """All tensor arguments, those in lists too."""
         found: list[Operand] = []
         for value in self.arguments.values():
-            found += [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)]
+            found += [
+                item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)
+            ]
         return found
 
     def freeze(self, what: Operand | Tensor, why: str, remedy: str) -> None:

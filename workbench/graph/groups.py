@@ -21,7 +21,7 @@ Unit = dict[Place, list[int]]  # the indices that leave together
 class Member:
     """One dimension of one tensor that shrinks with a group: ``indices[u]`` leave with unit ``u``.
 
-    ``role`` is ``"out"`` where a layer makes these channels, ``"in"`` where one sums over them, else ``"along"`` (norms,
+    ``role`` is ``"out"`` where a layer makes these channels, ``"in"`` where one sums over them, or ``"along"`` (norms,
     depthwise weights read and make them at once: ``"out"``).
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,4 +74,16 @@ class Inputs:
         return shapes
 
     def __call__(self, model: nn.Module) -> Any:
-        return model(*self.args, **self.kwargs)
+        """What the model returns for these arguments, which are moved to where it is."""
+        moved = self.to(device_of(model.state_dict(keep_vars=True).values()))
+        return model(*moved.args, **moved.kwargs)
+
+
+def content_of(tensor: Tensor) -> bytes:
+    """The bytes of a tensor, for fingerprints."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def device_of(tensors: Iterable[Tensor]) -> torch.device:
+    """Where the first of some tensors is; the processor's memory where there are none."""
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

@@ -19,7 +19,9 @@ Labels = tuple[Tensor, ...]
 
 def varied(label: Tensor) -> tuple[int, ...]:
     """The dimensions along which a squashed label changes."""
-    return tuple(d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride)
+    return tuple(
+        d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride
+    )
 
 
 def along(atoms: Tensor, shape: Sequence[int], dim: int) -> Tensor:

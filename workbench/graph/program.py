@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
-from workbench.graph.inputs import Inputs
+from workbench.graph.inputs import Inputs, device_of
 
 Values = dict[str, Any]  # what each node computed, by the node's name
 
@@ -23,8 +23,8 @@ class Program:
     """The operations of a model in order, and the tensors it owns.
 
     ``nodes`` are the operations; ``state`` maps a placeholder's name to the name of the tensor it stands for (as in
-    ``state_dict``); ``tensors`` holds those tensors; ``inputs`` name nodes; ``outputs`` are nodes, or constants that the
-    model returns as they are.
+    ``state_dict``); ``tensors`` holds those tensors; ``inputs`` name nodes; ``outputs`` are nodes, or constants
+    that the model returns as they are.
     """
 
     nodes: tuple[Node, ...]
@@ -40,6 +40,7 @@ class Program:
         """The values of the placeholders. ``tensors`` replaces tensors of the model, by their names."""
         owned = {**self.tensors, **(tensors or {})}
         values: Values = {placeholder: owned[name] for placeholder, name in self.state.items()}
+        inputs = inputs.to(device_of(owned.values()))
         kwargs = dict(inputs.kwargs)
         order = pytree.tree_unflatten(list(range(len(self.inputs))), self.in_spec)[1]
         if order.keys() == kwargs.keys():  # keyword inputs have names, not places
@@ -47,8 +48,8 @@ class Program:
         leaves = pytree.tree_leaves((inputs.args, kwargs))
         if len(leaves) != len(self.inputs):
             raise ValueError(
-                f"the model was traced with {len(self.inputs)} inputs ({', '.join(self.inputs)}), not with {len(leaves)}; "
-                "give batches of the same inputs, and no labels among them"
+                f"the model was traced with {len(self.inputs)} inputs ({', '.join(self.inputs)}), not with "
+                f"{len(leaves)}; give batches of the same inputs, and no labels among them"
             )
         return values | dict(zip(self.inputs, leaves, strict=True))
 
@@ -57,9 +58,13 @@ class Program:
         for node in nodes:
             values[node.name] = compute(node, values)
             if free:
-                for name in self.last_use.get(node.name, ()):
-                    del values[name]
+                self.forget(node, values)
         return values
+
+    def forget(self, node: Node, values: Values) -> None:
+        """Drop what nobody needs after a node."""
+        for name in self.last_use[node.name]:
+            values.pop(name, None)
 
     def output(self, values: Values) -> Any:
         """What the model returns, in its own structure."""
@@ -116,8 +121,8 @@ def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> P
         nodes=nodes,
         state=state,
         tensors={name: tensor.detach() for name, tensor in tensors.items()},
-        inputs=tuple(signature.user_inputs),  # type: ignore[arg-type]  # names of placeholders here, never constants
-        outputs=tuple(graph.output_node().args[0]),  # type: ignore[arg-type]  # a tuple of nodes and constants
+        inputs=tuple(map(str, signature.user_inputs)),
+        outputs=tuple(cast(Iterable[Any], graph.output_node().args[0])),
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
         last_use=_last_uses(nodes, keep={node.name for node in graph.output_node().all_input_nodes}),

@@ -41,7 +41,9 @@ def follow(program: Program, inputs: Inputs) -> Provenance:
     values = program.start(inputs)
     shapes = {name: value.shape for name, value in values.items() if isinstance(value, Tensor)}
     labels: dict[str, Any] = {
-        placeholder: tuple(along(part, shapes[placeholder], dim) for dim, part in enumerate(owned[name]) if len(part) > 1)
+        placeholder: tuple(
+            along(part, shapes[placeholder], dim) for dim, part in enumerate(owned[name]) if len(part) > 1
+        )
         for placeholder, name in program.state.items()
     }
     for node in program.nodes:
@@ -61,7 +63,7 @@ def follow(program: Program, inputs: Inputs) -> Provenance:
 def _atoms_of_tensors(program: Program, atoms: Atoms) -> dict[str, tuple[Tensor, ...]]:
     """Atoms for every dimension; two names of one storage share them (tied weights)."""
     owned: dict[str, tuple[Tensor, ...]] = {}
-    seen: dict[tuple[int, int, torch.Size], str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in program.tensors.items():
         key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
         twin = seen.setdefault(key, name) if tensor.numel() else name

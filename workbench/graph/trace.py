@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
-from workbench.graph.inputs import Inputs
+from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.program import Program, export
 from workbench.graph.provenance import Provenance, follow
 
@@ -68,7 +68,9 @@ class ChannelGraph:
     def consumers(self) -> dict[str, tuple[Layer, ...]]:
         """Group name -> the layers that sum over its channels."""
         reads = {g.name: {m.tensor for m in g.members if m.role == "in"} for g in self.groups}
-        return {name: tuple(layer for layer in self.layers if layer.weight in weights) for name, weights in reads.items()}
+        return {
+            name: tuple(layer for layer in self.layers if layer.weight in weights) for name, weights in reads.items()
+        }
 
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
@@ -84,7 +86,7 @@ class ChannelGraph:
             digest.update(f"{node.name} {node.target} {node.args} {node.kwargs}\n".encode())
         for name, tensor in sorted(self.program.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(content_of(tensor))
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def cost(self) -> Cost:
@@ -141,7 +143,9 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     program = export(model, twice)
     provenance = follow(program, twice)
     groups, frozen = find_groups(provenance)
-    return ChannelGraph(model, inputs, program, provenance, groups, frozen, _layers(program, provenance, twice.batch or 1))
+    return ChannelGraph(
+        model, inputs, program, provenance, groups, frozen, _layers(program, provenance, twice.batch or 1)
+    )
 
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
@@ -153,12 +157,16 @@ def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Lay
         if op_name(node) not in LAYERS:
             continue
         arguments = bind(node, node.args, node.kwargs)
-        weight, bias = (program.state.get(arguments[key].name) if arguments[key] else None for key in ("weight", "bias"))
+        weight, bias = (
+            program.state.get(arguments[key].name) if arguments[key] else None for key in ("weight", "bias")
+        )
         if weight is None:
             continue
         shape, out = program.tensors[weight].shape, provenance.shapes[node.name]
         positions = out.numel() // samples // shape[0]  # not out[0]: a forward may fold time into the batch
         found.append(
-            Layer(layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments.get("groups", 1))
+            Layer(
+                layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments.get("groups", 1)
+            )
         )
     return tuple(found)

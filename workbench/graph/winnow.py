@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
+from workbench.graph.inputs import Inputs
 
 if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph
@@ -33,7 +34,6 @@ class Cut:
         return tuple(sorted(set(range(self.size)) - set(self.kept)))
 
 
-ROUNDING = 1e-2  # relative: rounding of a deep model in half precision stays below, another order of channels does not
 RECORD = "winnowed"  # the attribute of a smaller model that holds its cuts
 
 
@@ -56,30 +56,38 @@ def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     >>> winnow(graph, {"0": [0, 1, 5]})[0]
     Linear(in_features=3, out_features=3, bias=True)
     """
-    cuts = cuts_for(graph, kept)
-    small = cut_model(graph.model, cuts)
-    _check(graph, small, cuts)
-    return small
+    return shrink(graph.model, cuts_for(graph, kept), graph.inputs)
 
 
-def _check(graph: ChannelGraph, small: nn.Module, cuts: Sequence[Cut]) -> None:
-    """Run the smaller model: a size or a place written in the forward shows as a failure or as other numbers."""
+def shrink(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> nn.Module:
+    """A copy of a model with its tensors cut, after a run that shows that its forward follows.
+
+    A size or a place written in the forward shows as a failure or as other numbers: ``Refused``.
+    """
     from workbench.verification import masked_model, relative_error
 
-    inputs = graph.inputs.take(3)
+    small = cut_model(model, cuts)
+    inputs = inputs.take(3)
     inputs = inputs.map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
     remedy = "take sizes and places from the tensors in the forward, or leave the groups involved at full width"
     with torch.no_grad():
-        expected = inputs(masked_model(graph.model, small, cuts).eval())
+        expected = inputs(masked_model(model, small, cuts).eval())
         try:
             found = inputs(copy.deepcopy(small).eval())
         except Exception as error:  # a forward raises anything
             why = f"it holds sizes that the smaller tensors contradict ({error})"
             raise Refused("forward", type(small).__name__, why, remedy) from error
     pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-    if not all(relative_error(a, b) < ROUNDING for a, b in pairs if isinstance(a, Tensor)):
+    # rounding stays far below the root of the precision, another order of channels far above
+    if not all(relative_error(a, b) < eps(a) ** 0.5 for a, b in pairs if isinstance(a, Tensor)):
         why = "it takes channels by places that change when others leave, so that the smaller model gives other numbers"
         raise Refused("forward", type(small).__name__, why, remedy)
+    return small
+
+
+def eps(tensor: Tensor) -> float:
+    """The precision of a tensor's numbers; 1 for integers."""
+    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 1.0
 
 
 def cuts_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> tuple[Cut, ...]:
@@ -102,7 +110,9 @@ def cuts_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> tuple[Cu
     )
     for cut in cuts:
         if not cut.kept:
-            raise Refused("slice", cut.tensor, f"all {cut.size} channels of its dimension {cut.dim} would leave", "keep one")
+            raise Refused(
+                "slice", cut.tensor, f"all {cut.size} channels of its dimension {cut.dim} would leave", "keep one"
+            )
     return cuts
 
 
@@ -167,8 +177,13 @@ def _batch_norm(module: Any) -> None:
     module.num_features = len(module.running_mean if module.weight is None else module.weight)
 
 
+def _prelu(module: Any) -> None:
+    module.num_parameters = len(module.weight)
+
+
 SIZES: tuple[tuple[type, Callable[[Any], None]], ...] = (
     (nn.modules.conv._ConvNd, _convolution),
     (nn.Linear, _linear),
     (nn.modules.batchnorm._NormBase, _batch_norm),
+    (nn.PReLU, _prelu),
 )

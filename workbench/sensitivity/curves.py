@@ -25,9 +25,9 @@ TRUST = 0.5  # the standard error of a prediction, as a share of it
 class Point:
     """The score with only ``kept`` units of one group.
 
-    ``degradation`` is how much it lies below the original's, on the same samples; ``low`` and ``high`` bound it with 95 %
-    confidence where there is more than one sample. ``predicted`` is what the least-squares error of the layers that read
-    the group lets expect, None where the criterion knows no error. ``failed`` says why there are no numbers.
+    ``degradation`` is how much it lies below the original's, on the same samples; ``low`` and ``high`` bound it with
+    95 % confidence where there is more than one sample. ``predicted`` is what the least-squares error of the layers
+    that read the group lets expect, None where the criterion knows no error. ``failed`` says why there are no numbers.
     """
 
     share: float
@@ -160,11 +160,12 @@ class SensitivityCurves:
         ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
         for curve in self.curves:
             measured = [p for p in curve.points if p.degradation is not None]
-            shares, losses = [p.share for p in measured], [p.degradation for p in measured]
-            (line,) = ax.plot(shares, losses, marker="o", markersize=3, label=curve.group)
+            losses = np.array([p.degradation for p in measured], float)
+            (line,) = ax.plot([p.share for p in measured], losses, marker="o", markersize=3, label=curve.group)
             bounds = [(p.share, p.low, p.high) for p in measured if p.low is not None and p.high is not None]
             if bounds:
-                ax.fill_between(*zip(*bounds, strict=True), color=line.get_color(), alpha=0.15)
+                shares, low, high = np.array(bounds).T
+                ax.fill_between(shares, low, high, color=line.get_color(), alpha=0.15)
         ax.set(xlabel="kept share of the units", ylabel=f"loss of {self.metric}", title="Sensitivity")
         ax.legend(fontsize="small", ncols=2)
         return ax

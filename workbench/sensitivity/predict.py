@@ -15,8 +15,8 @@ Pairs = list[tuple[Point, float]]  # a measured point and the least-squares erro
 def with_predictions(curves: Sequence[Curve]) -> tuple[Curve, ...]:
     """Curves whose points hold what the errors of their paths let expect.
 
-    A loss is taken as proportional to the output error, give or take ``TRUST`` of it. Each group's factor is fitted to its
-    own points, with the factor of all groups together as one more observation.
+    A loss is taken as proportional to the output error, give or take ``TRUST`` of it. Each group's factor is fitted to
+    its own points, with the factor of all groups together as one more observation.
     """
     pairs = {curve.group: _pairs(curve) for curve in curves}
     pooled = _factor([pair for some in pairs.values() for pair in some], None)
@@ -39,7 +39,8 @@ def _predicted(curve: Curve, factor: float) -> Curve:
 def _factor(pairs: Pairs, pooled: float | None) -> float | None:
     """Loss per error by weighted least squares through zero; None where nothing is lost.
 
-    The variance of a point is its sampling variance plus that of the proportionality, which needs the factor: two rounds.
+    The variance of a point is its sampling variance plus that of the proportionality, which needs the factor: hence two
+    rounds.
     """
     if not pairs:
         return pooled

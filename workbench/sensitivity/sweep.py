@@ -14,11 +14,19 @@ from torch.fx import Node
 from tqdm.auto import tqdm
 
 from workbench.calibrate import Statistics
-from workbench.evaluation import Evaluation, check_finite, evaluating, fingerprint_of, name_of, whole_score
+from workbench.evaluation import (
+    Evaluation,
+    check_finite,
+    evaluating,
+    fingerprint_of,
+    name_of,
+    number_or_vector,
+    whole_score,
+)
 from workbench.graph.program import Program
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES, Repair
-from workbench.repair import Repairer, kept_columns
+from workbench.repair import Repairer, kept_columns, set_tensors_
 from workbench.select import Criterion, Elimination, GroupView, Path
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import with_predictions
@@ -47,7 +55,7 @@ def sensitivity(
     ----------
     graph : what ``trace`` found
     statistics : what ``calibrate`` gathered
-    evaluate : an ``Evaluation``, of which only the operations after a change are run, or a callable on a model, run whole
+    evaluate : an ``Evaluation``, for which only the operations after a change are run, or a callable on a model
     criterion : the order in which units leave; by default the least-squares elimination path
     shares : kept units / units, in (0, 1)
 
@@ -61,8 +69,10 @@ def sensitivity(
     for group in tqdm(graph.groups, "select", disable=not progress, unit="group"):
         paths[group.name] = criterion(GroupView.of(graph, group.name, statistics))
         candidates += _candidates(graph, group.name, paths[group.name], statistics, shares)
-    measure = _measure_samples if isinstance(evaluate, Evaluation) else _measure_whole
-    dense, scores = measure(graph, candidates, evaluate, progress)
+    if isinstance(evaluate, Evaluation):
+        dense, scores = _measure_samples(graph, candidates, evaluate, progress)
+    else:
+        dense, scores = _measure_whole(graph, candidates, evaluate, progress)
     points: dict[str, list[Point]] = {name: [] for name in paths}
     for candidate, found in zip(candidates, scores, strict=True):
         points[candidate.group].append(Point.measured(candidate.share, candidate.kept, dense, found))
@@ -138,14 +148,6 @@ def _measure_whole(
     with evaluating(model):
         for candidate in tqdm(candidates, "sensitivity", disable=not progress, unit="score"):
             set_tensors_(model, candidate.tensors)
-            scores.append(np.atleast_1d(np.asarray(torch.as_tensor(evaluate(model)).detach().cpu().double())))
+            scores.append(number_or_vector(evaluate(model), evaluate))
             set_tensors_(model, {name: graph.program.tensors[name] for name in candidate.tensors})
     return dense, scores
-
-
-def set_tensors_(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Write values into a model's parameters and buffers."""
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)

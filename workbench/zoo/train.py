@@ -45,7 +45,10 @@ RECIPES = {
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift by up to two pixels, mirror half of the images, erase a 7 x 7 square in half of them."""
     count, _, height, width = images.shape
-    draw = lambda high: torch.randint(high, (count, 1), generator=generator)  # noqa: E731
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (count, 1), generator=generator)
+
     rows, columns = torch.arange(height) + draw(5), torch.arange(width) + draw(5)
     columns = torch.where(draw(2).bool(), columns.flip(1), columns)
     padded = F.pad(images, (2, 2, 2, 2))

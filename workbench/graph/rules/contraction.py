@@ -62,8 +62,8 @@ def _channels(call: Call, operand: Operand, dim: int) -> Tensor | None:
     for label in operand.labels:
         if varied(label) != (dim,) and any(place in varied(label) for place in summed):
             call.freeze(label, "it slides over or mixes this dimension", KEEP)
-    label = operand.only(dim)
-    return None if label is None else flat(label)
+    channels = operand.only(dim)
+    return None if channels is None else flat(channels)
 
 
 def _read(call: Call, inputs: Tensor | None, weight_in: Tensor) -> None:

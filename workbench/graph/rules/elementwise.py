@@ -59,7 +59,9 @@ def combine(call: Call, operands: list[Operand], shape: torch.Size) -> Labels:
             united[place] = _filled(united[place], wide) if place in united else wide
     for place, label in united.items():
         if any(_fixes(operand, place, shape) for operand in operands):
-            call.freeze(label, "it meets a tensor whose size there is fixed", "keep the layer that makes it at full width")
+            call.freeze(
+                label, "it meets a tensor whose size there is fixed", "keep the layer that makes it at full width"
+            )
     return tuple(united.values())
 
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from workbench.graph.atoms import NOTHING
 from workbench.graph.call import Call, Operand
-from workbench.graph.labels import Labels, squash, squashed, varied
+from workbench.graph.labels import Labels, flat, resized, squash, squashed, varied
 from workbench.graph.rules import rule
 
 MOVES = """view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze expand slice select narrow
 flip roll pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes""".split()
+BY_PLACE = "slice select narrow roll channel_shuffle".split()  # their constants would have to change with the width
 SPLITS = "split split_with_sizes chunk unbind".split()
 
 
@@ -26,6 +27,10 @@ def move(call: Call) -> Labels:
         if after is not None and len(varied(after)) > len(varied(before)):
             call.freeze(
                 before, "it splits these indices by sizes written in the forward", "keep the layer at full width"
+            )
+        elif call.op in BY_PLACE and (after is None or not torch.equal(flat(before), flat(after))):
+            call.freeze(
+                before, "it takes these indices by places written in the forward", "keep the layer at full width"
             )
     return tuple(after for _, after in results if after is not None)
 
@@ -46,21 +51,15 @@ def getitem(call: Call) -> Any:
     return item.labels if isinstance(item, Operand) else ()
 
 
-@rule("constant_pad_nd")
+@rule("pad", "constant_pad_nd")
 def pad(call: Call) -> Labels:
-    """What is padded comes from nowhere."""
+    """Labels along the padded dimensions freeze, since padding has no index; the others pass."""
     (moved,) = call.tensors()
-    padded = [torch.nn.functional.pad(label, call["pad"], value=NOTHING) for label in moved.labels]
-    return squashed([_spread(label, call, before) for label, before in zip(padded, moved.labels, strict=True)])
-
-
-def _spread(padded: Tensor, call: Call, before: Tensor) -> Tensor:
-    """Along dimensions in which a label does not vary, padding belongs to the index like everything else."""
-    for dim in range(padded.ndim):
-        if dim not in varied(before):
-            inside = torch.where(padded.amax(dim, keepdim=True) >= 0, padded.amax(dim, keepdim=True), padded)
-            padded = inside
-    return padded
+    padded = {len(call.shape) - 1 - place // 2 for place, amount in enumerate(call["pad"]) if amount}
+    crossing = [label for label in moved.labels if padded & set(varied(label))]
+    for label in crossing:
+        call.freeze(label, "it adds as many as are written in the forward", "keep the layer at full width")
+    return tuple(resized(label, call.shape) for label in moved.labels if not padded & set(varied(label)))
 
 
 @rule("cat")
@@ -88,8 +87,8 @@ def concatenate(call: Call) -> Labels:
 
 
 def _run(call: Call, moved: Operand, label: Tensor) -> Any:
-    """The node's own op with the label in the tensor's place. ``view`` becomes ``reshape``: a label has strides of 0."""
-    arguments = {name: label if value is moved else value for name, value in call.arguments.items()}
+    """The node's own op with the label in the tensor's place; ``view`` as ``reshape``, as a label has strides of 0."""
+    arguments: dict[str, Any] = {name: label if value is moved else value for name, value in call.arguments.items()}
     if call.op in ("view", "_unsafe_view"):
         return label.reshape(arguments["size"])
     return call.node.target(**_positional(call, arguments))  # type: ignore[operator]

@@ -20,10 +20,7 @@ def batch_norm(call: Call) -> object:
         if isinstance(tensor, Operand):
             labels = tuple(along(flat(label), inputs.shape, 1) for label in tensor.labels)
             operands.append(Operand(inputs.shape, labels))
-    if len(operands) > 1:
-        labels = combine(call, operands, inputs.shape)
-    else:
-        labels = inputs.labels
+    labels = combine(call, operands, inputs.shape) if len(operands) > 1 else inputs.labels
     return labels if call.op != "_native_batch_norm_legit_no_training" else [labels, (), ()]
 
 
