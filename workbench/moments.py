@@ -24,8 +24,11 @@ class Moments:
     @classmethod
     def empty(cls, groups: int, columns: int, outputs: int) -> Moments:
         """No rows yet."""
-        shapes = (columns + 1, columns + 1), (columns + 1, outputs), (outputs,)
-        return cls(*(torch.zeros(groups, *shape, dtype=torch.float64) for shape in shapes))
+        xx, xy, yy = (
+            torch.zeros(groups, *shape, dtype=torch.float64)
+            for shape in ((columns + 1, columns + 1), (columns + 1, outputs), (outputs,))
+        )
+        return cls(xx, xy, yy)
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
         """Gather rows ``[groups, n, p]`` and what they should give ``[groups, n, q]``."""

@@ -59,8 +59,9 @@ class Patches:
         for dim, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
             windows = windows.unfold(2 + dim, (size - 1) * gap + 1, step)[..., ::gap]
         rank = len(self.kernel)
-        places = torch.unravel_index(positions, windows.shape[2 : 2 + rank])
-        drawn = windows[:, :, *places]  # [samples, channels, positions, k...]
+        places: tuple[Any, ...] = torch.unravel_index(positions, windows.shape[2 : 2 + rank])
+        everywhere = (slice(None), slice(None), *places)
+        drawn = windows[everywhere]  # [samples, channels, positions, k...]
         blocks = drawn.unflatten(1, (self.groups, -1)).movedim((1, 3), (0, 2))
         return blocks.flatten(3).flatten(1, 2)
 

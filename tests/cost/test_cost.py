@@ -1,0 +1,108 @@
+"""Costs counted on models equal the formulas of the table, before and after winnowing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.models import TOYS, Toy, call, drawn
+from workbench import trace
+from workbench.cost.count import Cost, count
+from workbench.cost.sizes import Product, Size, layer_macs, products, sizes_of
+
+
+@pytest.fixture(params=TOYS, ids=lambda toy: toy.name)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return request.param
+
+
+def test_macs_and_params_equal_the_formulas(toy: Toy) -> None:
+    for batch in (1, 3):
+        cost = count(toy.model(), toy.example(batch))
+        assert (cost.macs, cost.params) == (toy.macs(toy.whole), toy.params(toy.whole))
+        assert cost.not_counted == ()
+
+
+def test_layers_sum_to_the_counted_macs(toy: Toy) -> None:
+    model, inputs = toy.model().eval(), toy.example(1)
+    graph = trace(model, inputs)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        call(model, inputs)
+    sizes = sizes_of(graph)
+    assert 2 * sum(layer_macs(layer, sizes, toy.whole) for layer in graph.layers) == flops.get_total_flops()
+    assert graph.cost() == count(model, inputs)
+
+
+def test_size_formulas_equal_the_winnowed_model(toy: Toy) -> None:
+    graph = trace(toy.model(), toy.example())
+    sizes = sizes_of(graph)
+    for seed in range(3):
+        kept = drawn(toy, seed)
+        counts = {name: len(units) for name, units in kept.items()}
+        small = graph.winnow(kept)
+        cost = count(small, toy.example())
+        assert cost.macs == toy.macs(counts) == sum(layer_macs(layer, sizes, counts) for layer in graph.layers)
+        assert (
+            cost.params
+            == toy.params(counts)
+            == sum(_value(products(name, tensor.shape, sizes), counts) for name, tensor in graph.parameters.items())
+        )
+        state = small.state_dict()
+        for (tensor, dim), size in sizes.items():
+            assert state[tensor].shape[dim] == size.at(counts)
+
+
+def _value(parts: list[Product], kept: dict[str, int]) -> int:
+    return sum(part.factor * int(torch.tensor([kept[g] for g in part.groups]).prod()) for part in parts)
+
+
+def test_products_multiply_out() -> None:
+    sizes = {("w", 0): Size(2, {"a": 3}), ("w", 1): Size(0, {"a": 1, "b": 2})}
+    for kept in ({"a": 1, "b": 1}, {"a": 4, "b": 7}):
+        whole = (2 + 3 * kept["a"]) * (kept["a"] + 2 * kept["b"]) * 9 * 5
+        assert _value(products("w", (14, 18, 9), sizes, times=5), kept) == whole
+
+
+def test_activation_bytes() -> None:
+    cost = count(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
+    assert cost.activation_bytes == 4 * (8 + 8 + 2)  # float32
+    assert count(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True)), torch.zeros(1, 4)).activation_bytes == 4 * 8
+
+
+def test_attention_is_counted_whatever_kernel_runs() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    assert count(Attention(), torch.zeros(1, 2, 5, 8)).macs == 2 * 2 * 5 * 5 * 8
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    assert count(layer, torch.zeros(1, 5, 8)).macs == 5 * (4 * 8 * 8 + 2 * 8 * 16) + 2 * 5 * 5 * 8
+
+
+def test_what_cannot_be_counted_is_named() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x).real
+
+    cost = count(Spectrum(), torch.zeros(1, 8))
+    assert cost.macs == 0
+    assert any("fft" in name for name in cost.not_counted)
+
+
+def test_counting_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout()).train()
+    before = torch.backends.mha.get_fastpath_enabled()
+    count(model, torch.zeros(2, 4))
+    assert model.training
+    assert model[0].weight.device.type == "cpu"
+    assert torch.backends.mha.get_fastpath_enabled() is before
+    assert torch.empty(1).device.type == "cpu"
+
+
+def test_a_cost_prints_itself() -> None:
+    cost = Cost(12_345_678, 65_432, 100, 50, ("aten.fft",))
+    assert repr(cost) == "Cost(12.35 M MACs, 0.065 M parameters)"
+    assert cost.to_dict()["not_counted"] == ["aten.fft"]

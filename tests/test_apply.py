@@ -1,0 +1,168 @@
+"""Apply: what a plan says and nothing else; repaired layer by layer, deterministic, the caller's model untouched."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from tests.models import BY_NAME, TOYS, Toy, call, difference, drawn
+from workbench import Budget, Plan, Refused, trace, verify
+from workbench.apply import apply
+from workbench.calibrate import calibrate
+from workbench.graph.trace import ChannelGraph
+from workbench.select import Elimination, GroupView
+
+
+@pytest.fixture(params=TOYS, ids=lambda toy: toy.name)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return request.param
+
+
+def plan_of(graph: ChannelGraph, kept: dict[str, Any]) -> Plan:
+    units = {group.name: group.units for group in graph.groups}
+    whole = {name: tuple(range(count)) for name, count in units.items()}
+    return Plan(
+        {**whole, **{k: tuple(v) for k, v in kept.items()}}, units, Budget(macs=0.5), 0.0, 0.0, graph.fingerprint
+    )
+
+
+def test_the_kept_units_stay_and_the_model_is_verified(toy: Toy) -> None:
+    model = toy.model()
+    graph = trace(model, toy.example())
+    kept = drawn(toy, 1)
+    counts = {name: len(units) for name, units in kept.items()}
+    small = apply(graph, plan_of(graph, kept), [toy.example(16)]).model
+    assert (trace(small, toy.example()).cost().macs, sum(p.numel() for p in small.parameters())) == (
+        toy.macs(counts), toy.params(counts),
+    )  # fmt: skip
+    check = verify(model, small, toy.example())
+    assert check.ok, check
+
+
+def test_nothing_cut_is_the_original(toy: Toy) -> None:
+    model = toy.model()
+    graph = trace(model, toy.example())
+    applied = apply(graph, plan_of(graph, {}), [toy.example(8)])
+    assert applied.repairs == {}
+    assert applied.model is not model
+    assert all(map(torch.equal, model.state_dict().values(), applied.model.state_dict().values()))
+
+
+def test_the_callers_model_is_untouched(toy: Toy) -> None:
+    model = toy.model().train()
+    graph = trace(model, toy.example())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    data = [toy.example(8)]
+    before = copy.deepcopy(data)
+    apply(graph, plan_of(graph, drawn(toy, 2)), data)
+    assert model.training
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(map(torch.equal, pytree.tree_leaves(before), pytree.tree_leaves(data)))
+
+
+def test_twice_the_same_is_byte_equal(toy: Toy) -> None:
+    states = []
+    for _ in range(2):
+        graph = trace(toy.model(), toy.example())
+        small = apply(graph, plan_of(graph, drawn(toy, 3)), [toy.example(8), toy.example(8, 5)], rows=20, seed=7).model
+        states.append(small.state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+def test_the_repair_brings_the_output_nearer(toy: Toy) -> None:
+    """On samples that it never saw, the repaired model is nearer to the original than the winnowed one, or as near."""
+    model = toy.model().eval()
+    graph = trace(model, toy.example())
+    data, fresh = [toy.example(256, seed=11)], toy.example(128, seed=12)
+    statistics = calibrate(graph, data)
+    kept = {name: Elimination()(GroupView.of(graph, name, statistics)).kept(max(1, group.units - 2))
+            for name, group in toy.groups.items()}  # fmt: skip
+    repaired = apply(graph, plan_of(graph, kept), data).model.eval()
+    with torch.no_grad():
+        wanted = call(model, fresh)
+        plain, mended = (_distance(wanted, call(small, fresh)) for small in (graph.winnow(kept).eval(), repaired))
+    assert mended <= 1.05 * plain
+
+
+def _distance(wanted: Any, found: Any) -> float:
+    pairs = zip(pytree.tree_leaves(wanted), pytree.tree_leaves(found), strict=True)
+    return sum((a - b).square().sum().item() for a, b in pairs)
+
+
+def test_units_that_say_the_same_cost_nothing() -> None:
+    """Twins: what one of them fed is carried by the other, so that the output stays, through two layers and a norm."""
+    toy = BY_NAME["residual"]
+    model = toy.model().eval()
+    with torch.no_grad():
+        for layer, norm in ((model.stem, model.norm), (model.conv1, model.norm1)):
+            layer.weight[3] = layer.weight[0]
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor[3] = tensor[0]
+    graph = trace(model, toy.example())
+    kept = {"stem": [0, 1, 2, 4, 5], "conv1": [0, 1, 2, 4, 5, 6]}
+    x, fresh = toy.example(64, 3), toy.example(16, 4)
+    small = apply(graph, plan_of(graph, kept), [x]).model.eval()
+    with torch.no_grad():
+        assert difference(model(fresh), graph.winnow(kept).eval()(fresh)) > 1e-2
+        assert difference(model(fresh), small(fresh)) < 1e-3
+
+
+def test_later_layers_make_good_what_earlier_ones_lost() -> None:
+    """A layer that loses nothing itself is refitted where its inputs changed."""
+    toy = BY_NAME["mlp"]
+    graph = trace(toy.model(), toy.example())
+    applied = apply(graph, plan_of(graph, {"0": [0, 1, 2, 3]}), [toy.example(256)])
+    assert applied.repairs.keys() == {"2", "4"}
+    before, after = applied.repairs["4"].error
+    assert after < before
+
+
+def test_a_weight_that_two_layers_share_is_not_fitted_to_one_of_them() -> None:
+    for name in ("tied", "called-twice"):
+        toy = BY_NAME[name]
+        model = toy.model()
+        graph = trace(model, toy.example())
+        applied = apply(graph, plan_of(graph, {"stem": [0, 2, 3, 5]}), [toy.example(64)])
+        assert applied.repairs.keys() == {"head"}
+        shared = [0, 2, 3, 5]
+        weight = applied.model.a.weight if name == "tied" else applied.model.body.weight
+        original = model.a.weight if name == "tied" else model.body.weight
+        assert torch.equal(weight, original[shared][:, shared])
+
+
+def test_a_plan_for_another_model() -> None:
+    toy = BY_NAME["mlp"]
+    graph, other = (trace(toy.model(seed), toy.example()) for seed in (0, 1))
+    with pytest.raises(
+        ValueError, match=r"made for the model sha256:\w+, this one is sha256:\w+; make a plan for this model"
+    ):
+        apply(other, plan_of(graph, {"0": [0]}), [toy.example(8)])
+
+
+def test_data_that_can_be_read_once() -> None:
+    toy = BY_NAME["mlp"]
+    graph = trace(toy.model(), toy.example())
+    with pytest.raises(ValueError, match="can be read only once"):
+        apply(graph, plan_of(graph, {"0": [0]}), (toy.example(8) for _ in range(2)))
+
+
+def test_a_forward_that_contradicts_the_plan_is_refused() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8 * 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x).view(-1, 8 * 16))
+
+    graph = trace(Fixed(), torch.randn(2, 3, 4, 4))
+    kept = {group.name: random.Random(0).sample(range(8), 5) for group in graph.groups}
+    with pytest.raises(Refused, match="forward in Fixed: it holds sizes that the smaller tensors contradict"):
+        apply(graph, plan_of(graph, kept), [torch.randn(8, 3, 4, 4)])

@@ -1,0 +1,229 @@
+"""Sensitivity: a suffix run equals the whole model, opaque scores give the same points; curves interpolate."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from tests.models import TOYS, Toy, call
+from workbench import trace
+from workbench.calibrate import calibrate
+from workbench.evaluation import Evaluation, whole_score
+from workbench.graph.trace import ChannelGraph
+from workbench.repair import set_tensors_
+from workbench.select import L2, Elimination, Path
+from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity
+from workbench.sensitivity.sweep import _candidates, suffix
+
+SHARES = (0.3, 0.5, 0.8)
+
+
+def energy(output: Any, _batch: Any) -> Tensor:
+    """A smooth score a sample of any output."""
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if leaf.is_floating_point()]
+    return -sum(leaf.flatten(1).square().mean(1) for leaf in leaves)
+
+
+def evaluation(batches: list[Any]) -> Evaluation:
+    return Evaluation(batches, energy, inputs=lambda batch: batch, name="energy")
+
+
+@pytest.fixture(params=TOYS, ids=lambda toy: toy.name)
+def toy(request: pytest.FixtureRequest) -> Toy:
+    return request.param
+
+
+def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
+    """Of every candidate, a copy of the model that holds its tensors scores the same, sample by sample."""
+    model = toy.model()
+    batches = [toy.example(5, seed) for seed in range(3)]
+    graph = trace(model, toy.example())
+    statistics = calibrate(graph, batches)
+    curves = sensitivity(graph, statistics, evaluation(batches), shares=SHARES)
+    dense = whole_score(evaluation(batches), model)
+    assert curves.baseline == pytest.approx(dense.mean(), rel=1e-10)
+    assert curves.samples == 15
+    for curve in curves:
+        candidates = _candidates(graph, curve.group, curve.path, statistics, SHARES)
+        assert [point.kept for point in curve.points] == [candidate.kept for candidate in candidates]
+        for point, candidate in zip(curve.points, candidates, strict=True):
+            copied = copy.deepcopy(model)
+            set_tensors_(copied, candidate.tensors)
+            scores = whole_score(evaluation(batches), copied)
+            assert point.score == pytest.approx(scores.mean(), rel=1e-9, abs=1e-12)
+            assert point.degradation == pytest.approx((dense - scores).mean(), rel=1e-7, abs=1e-10)
+
+
+def test_an_opaque_function_gives_the_same_points(toy: Toy) -> None:
+    model = toy.model()
+    batches = [toy.example(8)]
+    graph = trace(model, toy.example())
+    statistics = calibrate(graph, batches)
+    sampled = sensitivity(graph, statistics, evaluation(batches), shares=SHARES)
+    opaque = sensitivity(graph, statistics, lambda m: energy(call(m, batches[0]), None), shares=SHARES)
+    for one, other in zip(sampled, opaque, strict=True):
+        assert one.path == other.path
+        for a, b in zip(one.points, other.points, strict=True):
+            assert (a.share, a.kept) == (b.share, b.kept)
+            assert (a.score, a.degradation, a.low, a.high) == pytest.approx(
+                (b.score, b.degradation, b.low, b.high), abs=1e-9
+            )
+
+
+def mlp() -> tuple[ChannelGraph, Any, list[Tensor]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 3)).double()
+    batches = list(torch.randn(64, 6, dtype=torch.float64).split(16))
+    graph = trace(model, batches[0])
+    return graph, calibrate(graph, batches), batches
+
+
+def test_the_callers_model_is_untouched() -> None:
+    graph, statistics, batches = mlp()
+    graph.model.train()
+    state = {name: tensor.clone() for name, tensor in graph.model.state_dict().items()}
+    for evaluate in (evaluation(batches), lambda m: m(batches[0]).mean()):
+        sensitivity(graph, statistics, evaluate)
+        assert graph.model.training
+        assert all(torch.equal(state[name], tensor) for name, tensor in graph.model.state_dict().items())
+
+
+def test_twice_the_same_is_byte_equal() -> None:
+    graph, statistics, batches = mlp()
+    one, other = (sensitivity(graph, statistics, evaluation(batches)) for _ in range(2))
+    assert json.dumps(one.to_dict()) == json.dumps(other.to_dict())
+    assert one.fingerprint == other.fingerprint
+
+
+def test_a_suffix_is_what_depends_on_the_change() -> None:
+    graph, *_ = mlp()
+    layers = {layer.name: layer.node for layer in graph.layers}
+    assert [node.name for node in suffix(graph.program, {layers["4"]})] == [layers["4"]]
+    assert [node.name for node in suffix(graph.program, {layers["0"]})] == [node.name for node in graph.program.nodes]
+
+
+def test_a_candidate_without_a_score_is_a_failed_point() -> None:
+    graph, statistics, _ = mlp()
+    scores = itertools.chain([1.0], itertools.repeat(math.nan))
+    curves = sensitivity(graph, statistics, lambda model: next(scores))
+    points = [point for curve in curves for point in curve.points]
+    assert {point.failed for point in points} == {"the evaluation returned nan"}
+    assert all(point.score is None and point.degradation is None for point in points)
+    assert all(curve.fitted == () for curve in curves)
+    assert curves["0"].at(11) == math.inf
+    assert curves["0"].at(12) == 0
+    json.dumps(curves.to_dict(), allow_nan=False)
+    assert len(curves.to_frame()) == 18
+
+
+@pytest.mark.parametrize("where", ["sampled", "opaque"])
+def test_a_baseline_without_a_score_is_refused(where: str) -> None:
+    graph, statistics, batches = mlp()
+    broken = Evaluation(batches, lambda o, b: o[:, 0] * math.nan, name="broken")
+    with pytest.raises(ValueError, match=r"returned nan for the original model.*it must return finite numbers"):
+        sensitivity(graph, statistics, broken if where == "sampled" else lambda m: math.nan)
+
+
+def test_an_evaluation_without_data_is_refused() -> None:
+    graph, statistics, _ = mlp()
+    with pytest.raises(ValueError, match="'empty' has no data; give it at least one batch"):
+        sensitivity(graph, statistics, Evaluation([], lambda o, b: o[:, 0], name="empty"))
+
+
+def test_another_criterion() -> None:
+    graph, statistics, batches = mlp()
+    curves = sensitivity(graph, statistics, evaluation(batches), criterion=L2())
+    assert all(point.predicted is None for curve in curves for point in curve.points)
+    assert curves["0"].path != sensitivity(graph, statistics, evaluation(batches), criterion=Elimination())["0"].path
+
+
+def test_a_model_without_groups_has_no_curves() -> None:
+    graph = trace(nn.Linear(6, 3).double(), torch.zeros(2, 6).double())
+    batches = [torch.randn(8, 6).double()]
+    assert list(sensitivity(graph, calibrate(graph, batches), evaluation(batches))) == []
+
+
+# --- curves as values
+
+
+def curve(losses: dict[int, float | None], units: int = 10, errors: tuple[float, ...] = ()) -> Curve:
+    points = [
+        Point(
+            kept / units, kept, None if loss is None else 1 - loss, loss, failed="no number" if loss is None else None
+        )
+        for kept, loss in sorted(losses.items())
+    ]
+    return Curve("g", units, tuple(points), Path(tuple(range(units)), errors))
+
+
+def test_points_are_paired_differences() -> None:
+    dense, scores = np.array([1.0, 0, 1, 1]), np.array([1.0, 0, 0, 1])
+    point = Point.measured(0.5, 5, dense, scores)
+    margin = 1.959964 * np.std([0, 0, 1, 0], ddof=1) / 2
+    assert (point.score, point.degradation) == (0.5, 0.25)
+    assert (point.low, point.high) == pytest.approx((0.25 - margin, 0.25 + margin))
+    assert point.deviation == pytest.approx(margin / 1.959964)
+    alone = Point.measured(0.5, 5, np.array([0.9]), np.array([0.7]))
+    assert (alone.degradation, alone.low, alone.deviation) == (pytest.approx(0.2), None, None)
+
+
+def test_the_fit_is_isotonic_and_never_negative() -> None:
+    assert curve({2: 0.5, 4: 0.1, 6: 0.3, 8: -0.2}).fitted == pytest.approx((0.5, 0.2, 0.2, 0.0))
+    assert curve({2: 0.5, 4: None, 6: 0.1}).fitted == pytest.approx((0.5, 0.1))
+
+
+def test_interpolation_passes_through_the_points() -> None:
+    found = curve({2: 0.8, 6: 0.4})
+    assert [found.at(kept) for kept in (2, 3, 6, 8, 10)] == pytest.approx([0.8, 0.7, 0.4, 0.2, 0.0])
+    assert found.at(1) == math.inf
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    losses=st.dictionaries(st.integers(1, 11), st.none() | st.floats(-1, 1), max_size=9),
+    steps=st.none() | st.lists(st.floats(0, 1), min_size=11, max_size=11),
+)
+def test_curves_fall_with_width(losses: dict[int, float | None], steps: list[float] | None) -> None:
+    found = curve(losses, 12, tuple(np.cumsum([0.0, *steps])) if steps else ())
+    values = [found.at(kept) for kept in range(1, 13)]
+    assert all(low >= high for low, high in itertools.pairwise(values))
+    assert values[-1] == 0
+    assert all(value >= 0 for value in values)
+    known = [kept for kept, loss in losses.items() if loss is not None]
+    assert all(math.isfinite(v) == bool(known and kept >= min(known)) for kept, v in enumerate(values[:-1], 1))
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert len(json.loads(text)["points"]) == len(losses)
+
+
+def test_curves_print_themselves() -> None:
+    curves = SensitivityCurves("accuracy", 0.91234, 100, "sha256:0", (curve({2: 0.5, 6: 0.1}),))
+    assert repr(curves) == "SensitivityCurves(1 groups, accuracy on 100 samples, original 0.9123)"
+    assert curves["g"] is next(iter(curves))
+    with pytest.raises(KeyError, match="no curve for 'x'; there are curves for g"):
+        curves["x"]
+    frame = curves.to_frame()
+    assert list(frame["kept"]) == [2, 6]
+    assert list(frame["fitted"]) == [0.5, 0.1]
+    assert "<table" in curves._repr_html_()
+
+
+def test_curves_draw_themselves() -> None:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    curves = SensitivityCurves("accuracy", 0.9, 100, "sha256:0", (curve({2: 0.5, 6: 0.1}),))
+    axes = curves.plot()
+    assert list(axes.lines[0].get_xdata()) == [0.2, 0.6]
+    assert list(axes.lines[0].get_ydata()) == [0.5, 0.1]
+    assert axes.get_ylabel() == "loss of accuracy"

@@ -1,0 +1,142 @@
+"""The whole road on small models: the budget is met, equal runs are byte-equal, bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import workbench as wb
+from tests.models import TOYS, Toy, call
+from workbench.result import Score
+
+
+def road(seed: int = 0, **options: Any) -> tuple[wb.Study, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    )
+    x = torch.randn(48, 1, 8, 8)
+    options = {"calibration": list(x.split(16)), "seed": seed, "name": "toy", **options}
+    return wb.Study(model, x[:1], **options), x
+
+
+@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
+def test_every_toy_goes_all_the_way(toy: Toy) -> None:
+    model = toy.model()
+    smallest = {name: max(1, round(0.1 * group.units)) for name, group in toy.groups.items()}
+    reachable = toy.macs(smallest) / toy.macs(toy.whole)
+    budget = wb.Budget(macs=(1 + reachable) / 2)
+    result = wb.compress(model, toy.example(), budget=budget, calibration=[toy.example(32)], evaluate=None)
+    assert result.target_met
+    assert result.cost.macs <= budget.macs * toy.macs(toy.whole)
+    assert result.verification.ok
+    assert math.isfinite(result.score.after)
+    assert result.score.before == 0  # the original differs by nothing from itself
+    call(result.model, toy.example(3))
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_equal_runs_are_byte_equal() -> None:
+    results = [road(seed)[0].compress(wb.Budget(macs=0.5)) for seed in (3, 3)]
+    texts = [json.dumps({k: v for k, v in result.to_dict().items() if k != "run"}) for result in results]
+    assert texts[0] == texts[1]
+    states = [result.model.state_dict() for result in results]
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+def test_the_seed_draws_the_rows() -> None:
+    study, _ = road()
+    other = road(1)[0]
+    draws = [
+        wb.calibrate.calibrate(s.graph, s.calibration, rows=48, seed=s.seed).layers["3"].all.xx for s in (study, other)
+    ]
+    assert not torch.equal(*draws)
+
+
+def test_the_verbs_are_called_once() -> None:
+    scored: list[nn.Module] = []
+
+    def evaluate(model: nn.Module) -> float:
+        scored.append(model)
+        return 1.0 - 0.01 * len(scored)
+
+    study, _ = road(evaluate=evaluate)
+    curves = study.sensitivity()
+    candidates = len(scored)
+    assert study.sensitivity() is curves
+    assert study.graph is study.graph
+    plan = study.allocate(wb.Budget(macs=0.6))
+    assert len(scored) == candidates
+    study.compress(plan)
+    assert len(scored) == candidates + 2  # before and after
+    assert study.seconds.keys() == {"trace", "calibrate", "sensitivity", "allocate", "apply", "verify"}
+    assert repr(study) == "Study(toy, 48 calibration samples)"
+
+
+def test_another_score_reports() -> None:
+    study, x = road(test=lambda model: model(x).std())
+    result = study.compress(wb.Budget(macs=0.7))
+    assert result.score.before == pytest.approx(float(study.model.eval()(x).std()))
+
+
+def test_the_callers_model_is_untouched() -> None:
+    study, _ = road()
+    model = study.model.train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    study.compress(wb.Budget(macs=0.5))
+    assert model.training
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_plan_kept_from_before() -> None:
+    study, _ = road()
+    plan = study.allocate(wb.Budget(macs=0.5))
+    fresh, _ = road()
+    result = fresh.compress(wb.Plan.from_dict(json.loads(json.dumps(plan.to_dict()))))
+    assert all(map(torch.equal, result.model.state_dict().values(), study.compress(plan).model.state_dict().values()))
+    assert result.curves is None
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"calibration": []}, ValueError, "the calibration data is empty"),
+        ({"calibration": iter([torch.zeros(8, 1, 8, 8)])}, ValueError, "can be read only once"),
+        ({"evaluate": lambda model: math.nan}, ValueError, "returned nan for the original model"),
+        ({"budget": 0.5}, TypeError, "a Plan or a Budget, not float; try Budget"),
+    ],
+)
+def test_bad_input_is_one_sentence(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    budget = options.get("budget", wb.Budget(macs=0.5))
+    options = {name: value for name, value in options.items() if name != "budget"}
+    with pytest.raises(error, match=words) as caught:
+        road(**options)[0].compress(budget)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_out_of_reach() -> None:
+    with pytest.raises(wb.Unreachable, match=r"\d"):
+        road()[0].compress(wb.Budget(macs=0.001))
+
+
+def test_nothing_to_compress() -> None:
+    with pytest.raises(ValueError, match="no channel group"):
+        wb.compress(nn.Linear(4, 2), torch.zeros(1, 4), budget=wb.Budget(macs=0.5), calibration=[torch.randn(8, 4)])
+
+
+def test_scores_are_paired() -> None:
+    import numpy as np
+
+    score = Score.of("accuracy", np.array([1.0, 1, 0, 1]), np.array([1.0, 0, 0, 1]))
+    assert (score.before, score.after, score.samples) == (0.75, 0.5, 4)
+    assert score.interval == pytest.approx((-0.25 - 1.959964 * 0.25, -0.25 + 1.959964 * 0.25))
+    assert repr(score) == "Score(accuracy: 0.75 -> 0.5 on 4 samples)"
+    assert score.to_dict()["difference"] == -0.25
+    assert Score.of("f", np.array([1.0]), np.array([0.5])).to_dict()["interval"] is None

@@ -1,0 +1,101 @@
+"""Verification: a faithful model passes, a tampered one does not, and a stranger is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from tests.models import BY_NAME, drawn
+from workbench import Verification, trace, verify
+from workbench.graph.winnow import RECORD, Cut
+from workbench.verification import TOLERANCE, masked_model, relative_error
+
+
+def pair(name: str = "residual") -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    toy = BY_NAME[name]
+    model = toy.model()
+    return model, trace(model, toy.example()).winnow(drawn(toy, 0)), toy.example()
+
+
+def _forget_norm(small: nn.Module) -> None:
+    small.norm1.eps = 0.1
+
+
+def _extra(small: nn.Module) -> None:
+    small.conv2.register_forward_hook(lambda layer, inputs, output: output.flip(1))
+
+
+def _not_a_number(small: nn.Module) -> None:
+    small.head.register_forward_hook(lambda layer, inputs, output: output * math.nan)
+
+
+@pytest.mark.parametrize("tamper", [_forget_norm, _extra, _not_a_number])
+def test_a_tampered_model_is_not_verified(tamper: Callable[[nn.Module], None]) -> None:
+    model, small, inputs = pair()
+    assert verify(model, small, inputs).ok
+    tamper(small)
+    check = verify(model, small, inputs)
+    assert not check.ok
+    assert not check.worst <= TOLERANCE
+
+
+def test_the_worst_layer_is_named() -> None:
+    model, small, inputs = pair()
+    small.conv2.register_forward_hook(lambda layer, inputs, output: output * 2)
+    assert verify(model, small, inputs).layer in ("conv2", "conv3", "conv4", "head")
+    assert "NOT ok" in repr(verify(model, small, inputs))
+
+
+def test_neither_model_is_changed() -> None:
+    model, small, inputs = pair()
+    model.train()
+    states = [{name: tensor.clone() for name, tensor in m.state_dict().items()} for m in (model, small)]
+    verify(model, small, inputs)
+    for m, state in zip((model, small), states, strict=True):
+        assert m.training
+        assert all(torch.equal(state[name], tensor) for name, tensor in m.state_dict().items())
+        assert all(not layer._forward_hooks for layer in m.modules())
+
+
+def test_float32_models_are_verified_in_float64() -> None:
+    toy = BY_NAME["residual"]
+    model = toy.model().float()
+    x = toy.example().float()
+    check = verify(model, trace(model, x).winnow(drawn(toy, 0)), x)
+    assert check.ok
+    assert check.worst < 1e-12
+
+
+def test_a_model_that_was_not_made_here_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="this Linear has no record of what was removed; verify takes a model from winnow"
+    ):
+        verify(nn.Linear(3, 2), nn.Linear(3, 2), torch.zeros(2, 3))
+
+
+def test_the_masked_model_has_zeros_where_a_layer_reads_what_left() -> None:
+    model, small = nn.Linear(4, 2), nn.Linear(2, 2)
+    setattr(small, RECORD, (Cut("weight", 1, 4, (1, 3), "in"),))
+    masked = masked_model(model, small, getattr(small, RECORD))
+    assert torch.equal(masked.weight[:, [1, 3]], small.weight)
+    assert not masked.weight[:, [0, 2]].any()
+    assert torch.equal(masked.bias, small.bias)
+
+
+def test_relative_error() -> None:
+    a = torch.tensor([1.0, -4.0])
+    assert relative_error(a, a + 0.4) == pytest.approx(0.1)
+    assert relative_error(a, a[:1]) == math.inf
+    assert math.isnan(relative_error(a, a * math.nan))
+    assert relative_error(torch.zeros(0), torch.zeros(0)) == 0
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0
+
+
+def test_a_verification_prints_itself() -> None:
+    check = Verification(True, 1.234e-13, "")
+    assert repr(check) == "Verification(ok: worst 1.2e-13 at the output, allowed 1e-10)"
+    assert check.to_dict() == {"ok": True, "worst": 1.234e-13, "layer": "", "tolerance": 1e-10, "approximate": []}
