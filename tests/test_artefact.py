@@ -156,7 +156,7 @@ class Wider(nn.Module):
 def test_another_model_is_refused(residual: tuple[wb.Result, Path]) -> None:
     _, folder = residual
     with pytest.raises(
-        ValueError, match=r"was made from a model whose stem.weight has 6 .*; this Wider has the shape \[9, 3, 3, 3\]"
+        ValueError, match=r"was made of a model whose stem.weight has 6 .*; this Wider has the shape \[9, 3, 3, 3\]"
     ):
         wb.restore(Wider(), folder)
     with pytest.raises(ValueError, match="this Linear has no such tensor"):
