@@ -11,12 +11,16 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from workbench import trace
+from workbench.graph.trace import ChannelGraph
 
 Kept = Mapping[str, Sequence[int]]
 Columns = Callable[[int], Sequence[int]]
@@ -56,6 +60,11 @@ class Toy:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return self.inputs(batch)
+
+    @cached_property
+    def graph(self) -> ChannelGraph:
+        """The trace of ``model()``, shared by all tests that only read it: the export is what costs time."""
+        return trace(self.model(), self.example())
 
     @property
     def whole(self) -> dict[str, int]:

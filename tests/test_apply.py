@@ -15,6 +15,7 @@ from tests.models import BY_NAME, TOYS, Toy, call, difference, drawn
 from workbench import Budget, Plan, Refused, trace, verify
 from workbench.apply import apply
 from workbench.calibrate import calibrate
+from workbench.cost.count import count
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Elimination, GroupView
 
@@ -33,12 +34,12 @@ def plan_of(graph: ChannelGraph, kept: dict[str, Any]) -> Plan:
 
 
 def test_the_kept_units_stay_and_the_model_is_verified(toy: Toy) -> None:
-    model = toy.model()
-    graph = trace(model, toy.example())
+    graph = toy.graph
+    model = graph.model
     kept = drawn(toy, 1)
     counts = {name: len(units) for name, units in kept.items()}
     small = apply(graph, plan_of(graph, kept), [toy.example(16)]).model
-    assert (trace(small, toy.example()).cost().macs, sum(p.numel() for p in small.parameters())) == (
+    assert (count(small, toy.example()).macs, sum(p.numel() for p in small.parameters())) == (
         toy.macs(counts), toy.params(counts),
     )  # fmt: skip
     check = verify(model, small, toy.example())
@@ -46,8 +47,8 @@ def test_the_kept_units_stay_and_the_model_is_verified(toy: Toy) -> None:
 
 
 def test_nothing_cut_is_the_original(toy: Toy) -> None:
-    model = toy.model()
-    graph = trace(model, toy.example())
+    graph = toy.graph
+    model = graph.model
     applied = apply(graph, plan_of(graph, {}), [toy.example(8)])
     assert applied.repairs == {}
     assert applied.model is not model
@@ -55,8 +56,8 @@ def test_nothing_cut_is_the_original(toy: Toy) -> None:
 
 
 def test_the_callers_model_is_untouched(toy: Toy) -> None:
-    model = toy.model().train()
-    graph = trace(model, toy.example())
+    graph = toy.graph
+    model = graph.model
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     data = [toy.example(8)]
     before = copy.deepcopy(data)
@@ -68,8 +69,7 @@ def test_the_callers_model_is_untouched(toy: Toy) -> None:
 
 def test_twice_the_same_is_byte_equal(toy: Toy) -> None:
     states = []
-    for _ in range(2):
-        graph = trace(toy.model(), toy.example())
+    for graph in (toy.graph, trace(toy.model(), toy.example())):
         small = apply(graph, plan_of(graph, drawn(toy, 3)), [toy.example(8), toy.example(8, 5)], rows=20, seed=7).model
         states.append(small.state_dict())
     assert states[0].keys() == states[1].keys()
@@ -78,8 +78,8 @@ def test_twice_the_same_is_byte_equal(toy: Toy) -> None:
 
 def test_the_repair_brings_the_output_nearer(toy: Toy) -> None:
     """On samples that it never saw, the repaired model is nearer to the original than the winnowed one, or as near."""
-    model = toy.model().eval()
-    graph = trace(model, toy.example())
+    graph = toy.graph
+    model = copy.deepcopy(graph.model).eval()
     data, fresh = [toy.example(256, seed=11)], toy.example(128, seed=12)
     statistics = calibrate(graph, data)
     kept = {name: Elimination()(GroupView.of(graph, name, statistics)).kept(max(1, group.units - 2))
@@ -117,7 +117,7 @@ def test_units_that_say_the_same_cost_nothing() -> None:
 def test_later_layers_make_good_what_earlier_ones_lost() -> None:
     """A layer that loses nothing itself is refitted where its inputs changed."""
     toy = BY_NAME["mlp"]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     applied = apply(graph, plan_of(graph, {"0": [0, 1, 2, 3]}), [toy.example(256)])
     assert applied.repairs.keys() == {"2", "4"}
     before, after = applied.repairs["4"].error
@@ -127,8 +127,8 @@ def test_later_layers_make_good_what_earlier_ones_lost() -> None:
 def test_a_weight_that_two_layers_share_is_not_fitted_to_one_of_them() -> None:
     for name in ("tied", "called-twice"):
         toy = BY_NAME[name]
-        model = toy.model()
-        graph = trace(model, toy.example())
+        graph = toy.graph
+        model = graph.model
         applied = apply(graph, plan_of(graph, {"stem": [0, 2, 3, 5]}), [toy.example(64)])
         assert applied.repairs.keys() == {"head"}
         shared = [0, 2, 3, 5]
@@ -148,7 +148,7 @@ def test_a_plan_for_another_model() -> None:
 
 def test_data_that_can_be_read_once() -> None:
     toy = BY_NAME["mlp"]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     with pytest.raises(ValueError, match="can be read only once"):
         apply(graph, plan_of(graph, {"0": [0]}), (toy.example(8) for _ in range(2)))
 

@@ -27,7 +27,7 @@ def product(layer: nn.Module, inputs: Tensor, count: int) -> tuple[Tensor, Tenso
     return made, patches.targets(outputs, positions)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_rows_times_weight_is_the_output(data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 3))

@@ -34,7 +34,7 @@ def curves_of(graph: ChannelGraph, seed: int = 0) -> SensitivityCurves:
 
 @pytest.fixture(params=TOYS, ids=lambda toy: toy.name, scope="module")
 def graph(request: pytest.FixtureRequest) -> tuple[Toy, ChannelGraph]:
-    return request.param, trace(request.param.model(), request.param.example())
+    return request.param, request.param.graph
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_budget_holds_on_the_counted_model(graph: tuple[Toy, ChannelGraph], 
 def test_no_other_widths_lose_less() -> None:
     """Brute force over all widths of a chain, counted on real models."""
     toy = TOYS[0]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     curves, dense = curves_of(graph, 3), toy.macs(toy.whole)
     for share in (0.3, 0.5, 0.9):
         plan = make_plan(graph, curves, Budget(macs=share))
@@ -97,7 +97,7 @@ def test_all_of_it_keeps_all(graph: tuple[Toy, ChannelGraph]) -> None:
 
 def test_the_units_are_those_that_leave_last() -> None:
     toy = TOYS[0]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     curves = curves_of(graph)
     plan = make_plan(graph, curves, Budget(macs=0.5))
     for curve in curves:
@@ -107,7 +107,7 @@ def test_the_units_are_those_that_leave_last() -> None:
 
 def test_widths_below_what_was_measured_are_not_chosen() -> None:
     toy = TOYS[0]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     whole = curves_of(graph)
     narrow = SensitivityCurves(
         "score", 1.0, 1, "x", tuple(Curve(c.group, c.units, c.points[3:], c.path) for c in whole)
@@ -119,7 +119,7 @@ def test_widths_below_what_was_measured_are_not_chosen() -> None:
 
 def test_a_budget_out_of_reach_names_the_smallest_cost() -> None:
     toy = TOYS[0]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     smallest = toy.macs({"0": 1, "2": 1})
     with pytest.raises(Unreachable, match=str(smallest)):
         make_plan(graph, curves_of(graph), Budget(macs=0.001))
@@ -133,7 +133,7 @@ def test_a_model_without_groups_says_so() -> None:
 
 def test_json_there_and_back() -> None:
     toy = TOYS[2]
-    graph = trace(toy.model(), toy.example())
+    graph = toy.graph
     plan = make_plan(graph, curves_of(graph), Budget(macs=0.5, multiple=2))
     again = Plan.from_dict(json.loads(json.dumps(plan.to_dict(), allow_nan=False)))
     assert again == plan

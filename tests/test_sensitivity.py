@@ -46,9 +46,8 @@ def toy(request: pytest.FixtureRequest) -> Toy:
 
 def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
     """Of every candidate, a copy of the model that holds its tensors scores the same, sample by sample."""
-    model = toy.model()
+    graph, model = toy.graph, toy.graph.model
     batches = [toy.example(5, seed) for seed in range(3)]
-    graph = trace(model, toy.example())
     statistics = calibrate(graph, batches)
     curves = sensitivity(graph, statistics, evaluation(batches), shares=SHARES)
     dense = whole_score(evaluation(batches), model)
@@ -66,9 +65,7 @@ def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
 
 
 def test_an_opaque_function_gives_the_same_points(toy: Toy) -> None:
-    model = toy.model()
-    batches = [toy.example(8)]
-    graph = trace(model, toy.example())
+    graph, batches = toy.graph, [toy.example(8)]
     statistics = calibrate(graph, batches)
     sampled = sensitivity(graph, statistics, evaluation(batches), shares=SHARES)
     opaque = sensitivity(graph, statistics, lambda m: energy(call(m, batches[0]), None), shares=SHARES)

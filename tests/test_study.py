@@ -27,11 +27,12 @@ def road(seed: int = 0, **options: Any) -> tuple[wb.Study, torch.Tensor]:
 
 @pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
 def test_every_toy_goes_all_the_way(toy: Toy) -> None:
-    model = toy.model()
     smallest = {name: max(1, round(0.1 * group.units)) for name, group in toy.groups.items()}
     reachable = toy.macs(smallest) / toy.macs(toy.whole)
     budget = wb.Budget(macs=(1 + reachable) / 2)
-    result = wb.compress(model, toy.example(), budget=budget, calibration=[toy.example(32)], evaluate=None)
+    study = wb.Study(toy.graph.model, toy.example(), calibration=[toy.example(32)])
+    study.graph = toy.graph  # spares an export
+    result = study.compress(budget)
     assert result.target_met
     assert result.cost.macs <= budget.macs * toy.macs(toy.whole)
     assert result.verification.ok

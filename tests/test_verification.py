@@ -17,8 +17,7 @@ from workbench.verification import TOLERANCE, masked_model, relative_error
 
 def pair(name: str = "residual") -> tuple[nn.Module, nn.Module, torch.Tensor]:
     toy = BY_NAME[name]
-    model = toy.model()
-    return model, trace(model, toy.example()).winnow(drawn(toy, 0)), toy.example()
+    return toy.graph.model, toy.graph.winnow(drawn(toy, 0)), toy.example()
 
 
 def _forget_norm(small: nn.Module) -> None:

@@ -79,7 +79,7 @@ def test_twin_is_best_5_000_times(problem: Problem) -> None:
     check_exact(problem, Twin())
 
 
-@settings(MANY, max_examples=300)
+@settings(MANY, max_examples=150)
 @given(problems())
 @pytest.mark.parametrize("solver", [Greedy(), Uniform()], ids=["greedy", "uniform"])
 def test_baselines_keep_the_budgets_and_are_never_better(solver: Solver, problem: Problem) -> None:

@@ -22,7 +22,7 @@ def toy(request: pytest.FixtureRequest) -> Toy:
 
 @pytest.fixture(scope="module")
 def graph(toy: Toy) -> ChannelGraph:
-    return trace(toy.model(), toy.example())
+    return toy.graph
 
 
 def test_the_groups_are_those_of_the_table(toy: Toy, graph: ChannelGraph) -> None:
@@ -131,7 +131,7 @@ def test_attributes_tell_the_sizes_of_the_tensors(toy: Toy, graph: ChannelGraph)
 
 def test_tied_weights_stay_one_object() -> None:
     toy = next(toy for toy in TOYS if toy.name == "tied")
-    small = trace(toy.model(), toy.example()).winnow({"stem": [1, 4]})
+    small = toy.graph.winnow({"stem": [1, 4]})
     assert small.a.weight is small.b.weight
 
 
@@ -162,7 +162,7 @@ def test_a_winnowed_model_can_be_winnowed_again(toy: Toy, graph: ChannelGraph) -
 def test_bad_units_are_refused_in_a_sentence(kept: dict[str, list[int]], error: type[Exception], words: str) -> None:
     toy = TOYS[0]
     with pytest.raises(error, match=words):
-        trace(toy.model(), toy.example()).winnow(kept)
+        toy.graph.winnow(kept)
 
 
 @pytest.mark.parametrize("bad", [[torch.zeros(1, 3)], "images", None, 3])
