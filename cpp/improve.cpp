@@ -74,7 +74,6 @@ public:
 
     Assignment run() {
         repair();
-        if (!fits({})) return at_.plan();
         descend();
         const int n = static_cast<int>(graph_.sizes.size());
         for (int v = 0, idle = 0; idle < n && looks_ < most_looks_ && !guard_.expired(); v = (v + 1) % n) {

@@ -1,6 +1,7 @@
 // The least of a test harness: a check that says where it failed, and random small problems with their true answers.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -38,21 +39,29 @@ inline bool near(double a, double b, double tolerance = 1e-9) {
     return a == b || std::abs(a - b) <= tolerance * (1 + std::abs(a) + std::abs(b));
 }
 
-inline Functional random_functional(Random& random, const std::vector<int>& sizes, int terms) {
+enum class Coupling { kAny, kChain };
+
+inline std::vector<int> random_scope(Random& random, int variables, Coupling coupling) {
+    if (coupling == Coupling::kChain) {
+        const int first = random.below(variables);
+        return random.below(2) && first + 1 < variables ? std::vector<int>{first, first + 1} : std::vector<int>{first};
+    }
+    std::vector<int> scope;
+    const int arity = std::min(variables, 1 + random.below(3));
+    while (static_cast<int>(scope.size()) < arity) {
+        const int variable = random.below(variables);
+        if (std::find(scope.begin(), scope.end(), variable) == scope.end()) scope.push_back(variable);
+    }
+    return scope;
+}
+
+inline Functional random_functional(Random& random, const std::vector<int>& sizes, int terms, Coupling coupling) {
     Functional functional;
     functional.constant = random.below(3);
     for (int t = 0; t < terms; ++t) {
-        Term term;
+        Term term{random_scope(random, static_cast<int>(sizes.size()), coupling), {}};
         std::size_t entries = 1;
-        const int arity = 1 + random.below(3);
-        while (static_cast<int>(term.scope.size()) < arity && term.scope.size() < sizes.size()) {
-            const int variable = random.below(static_cast<int>(sizes.size()));
-            bool fresh = true;
-            for (const int other : term.scope) fresh &= other != variable;
-            if (!fresh) continue;
-            term.scope.push_back(variable);
-            entries *= static_cast<std::size_t>(sizes[variable]);
-        }
+        for (const int variable : term.scope) entries *= static_cast<std::size_t>(sizes[variable]);
         for (std::size_t e = 0; e < entries; ++e) term.table.push_back(random.below(30));
         functional.terms.push_back(term);
     }
@@ -69,12 +78,13 @@ inline void for_each_plan(const std::vector<int>& sizes, const std::function<voi
     }
 }
 
-inline Model random_model(Random& random, int variables, int options, int constraints) {
+inline Model random_model(Random& random, int variables, int options, int constraints,
+                          Coupling coupling = Coupling::kAny) {
     Model model;
     for (int v = 0; v < variables; ++v) model.sizes.push_back(1 + random.below(options));
-    model.objective = random_functional(random, model.sizes, variables + 2);
+    model.objective = random_functional(random, model.sizes, variables + 2, coupling);
     for (int k = 0; k < constraints; ++k) {
-        Functional constraint = random_functional(random, model.sizes, variables);
+        Functional constraint = random_functional(random, model.sizes, variables, coupling);
         double least = kInfinity, most = 0;
         for_each_plan(model.sizes, [&](const Assignment& plan) {
             const double reached = value(constraint, model.sizes, plan);

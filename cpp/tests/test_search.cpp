@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kPlenty = std::size_t{1} << 30;
 constexpr std::size_t kScarce = 8 << 10;  // no tree fits until most options are gone
+constexpr std::size_t kLittle = 64 << 10;  // a tree fits when some are
 
 void agrees_with_brute_force(const Model& model, std::size_t bytes) {
     const Solution solution = solve(model, {60, bytes, [] {}});
@@ -86,6 +87,15 @@ void test_search() {
         const Model model = random_model(random, 1 + random.below(6), 4, random.below(4));
         agrees_with_brute_force(model, kPlenty);
         agrees_with_brute_force(model, kScarce);
+    }
+    for (std::uint64_t seed = 0; seed < 60; ++seed) {
+        Random random(seed);
+        const Model chain = random_model(random, 8, 4, 1 + random.below(2), Coupling::kChain);
+        agrees_with_brute_force(chain, kPlenty);
+        agrees_with_brute_force(chain, kScarce);
+        const Model tangle = random_model(random, 8, 4, 1);
+        agrees_with_brute_force(tangle, kPlenty);
+        agrees_with_brute_force(tangle, kLittle);
     }
     sweep_agrees_with_solving_one_by_one();
     an_interrupt_gets_through();

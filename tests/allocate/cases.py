@@ -19,7 +19,7 @@ def problems(draw: st.DrawFn, most_choices: int = 6, most_resources: int = 3) ->
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=most_choices))
-    coarse, fractional = draw(st.booleans()), draw(st.booleans())
+    coarse, fractional, most_arity = draw(st.booleans()), draw(st.booleans()), draw(st.integers(1, 3))
     choices = []
     for number, size in enumerate(sizes):
         losses = (
@@ -31,7 +31,7 @@ def problems(draw: st.DrawFn, most_choices: int = 6, most_resources: int = 3) ->
     for number in range(draw(st.integers(0, most_resources))):
         terms = []
         for scope in draw(st.lists(st.permutations(range(len(sizes))), max_size=8)):
-            arity = min(len(scope), int(random.integers(1, 4)))
+            arity = min(len(scope), int(random.integers(1, most_arity + 1)))
             shape = [sizes[choice] for choice in scope[:arity]]
             costs = random.random(shape) * 5 if fractional else random.integers(0, 20, shape)
             terms.append(Term(f"layer{len(terms)}", tuple(scope[:arity]), costs))

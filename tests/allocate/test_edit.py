@@ -36,12 +36,24 @@ def best_by_hand(keep: object) -> float:
         (at_least(PROBLEM, "b", 16), lambda o: o["b"] >= 16),
         (forbid(PROBLEM, "c", {16, 4}), lambda o: o["c"] == 8),
         (tie(PROBLEM, ["a", "b"]), lambda o: o["a"] == o["b"]),
+        (tie(PROBLEM, ["b", "c"]), lambda o: o["b"] == o["c"]),
         (tie(PROBLEM, ["c", "a"]), lambda o: o["c"] == o["a"]),
         (tie(PROBLEM, ["a", "b", "c"]), lambda o: o["a"] == o["b"] == o["c"]),
         (forbid(tie(PROBLEM, ["a", "b"]), "b", {8}), lambda o: o["a"] == o["b"] != 8),
         (tie(tie(PROBLEM, ["a", "b"]), ["b", "c"]), lambda o: o["a"] == o["b"] == o["c"]),
     ],
-    ids=["none", "pin", "minimum", "forbid", "tie", "tie backwards", "tie three", "forbid in a tie", "tie twice"],
+    ids=[
+        "none",
+        "pin",
+        "minimum",
+        "forbid",
+        "tie",
+        "tie the last",
+        "tie backwards",
+        "tie three",
+        "forbid in a tie",
+        "tie twice",
+    ],
 )
 def test_edited_problem_has_the_best_of_what_is_left(edited: Problem, keep: object) -> None:
     found = solve(edited)

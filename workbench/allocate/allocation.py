@@ -50,7 +50,6 @@ class Allocation:
         gap = None
         if bound is not None:
             reached = objective_value(problem, picked)
-            bound = min(bound, reached)
             gap = (reached - bound) / reached if reached > bound else 0.0
         return cls(
             options={name: c.options[o] for c, o in zip(problem.choices, picked, strict=True) for name in c.names},
