@@ -15,7 +15,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,12 +108,7 @@ def fronts(seeds: int, budgets: int = 100) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="more options and seeds; HiGHS gets 120 s a problem")
-    parser.add_argument("--out", type=Path, help="write the JSON here too")
-    arguments = parser.parse_args()
-    full = arguments.full
+def measure(full: bool) -> dict[str, Any]:
     coupled = [name for name in NETWORKS if name not in ("uncoupled", "densenet121", "resnet152")]
     if full:
         compared = against_highs(8, 3, 120, coupled) + against_highs(16, 1, 120, coupled)
@@ -121,34 +116,42 @@ def main() -> None:
     else:
         compared = against_highs(4, 1, 20, coupled) + against_highs(8, 1, 20, coupled)
     seeds = 5 if full else 2
-    tree_like = [name for name in NETWORKS if name not in ("uncoupled", "densenet121", "unet++")]
     singles = {
-        "tree_like": alone(tree_like, 32, seeds),
+        "tree_like": alone([name for name in (*coupled, "resnet152") if name != "unet++"], 32, seeds),
         "dense": alone(["densenet121", "unet++"], 32, seeds, limit_s=5.0),
         "two_budgets": alone(["resnet50"], 32, seeds, resources=2),
         "uncoupled": alone(["uncoupled"], 64, seeds),
     }
     swept = fronts(seeds)
+    summary = summarise(compared, singles, swept)
+    return {"summary": summary, "against_highs": compared, **singles, "front": swept}
+
+
+def summarise(
+    compared: list[dict[str, Any]], singles: dict[str, list[dict[str, Any]]], swept: list[dict[str, Any]]
+) -> dict[str, Any]:
     proven = [row for row in compared if row["highs_proven"]]
-    report = {
-        "benchmark": "allocation",
-        "versions": {"python": platform.python_version(), "scipy": scipy.__version__},
-        "summary": {
-            "highs_same": f"{sum(row['same'] for row in proven)} of {len(proven)} proven",
-            "highs_ratio_median": statistics.median(r["ratio"] for r in compared),
-            "ms_median": {kind: statistics.median(r["ms"] for r in rows) for kind, rows in singles.items()},
-            "ms_most": {kind: max(r["ms"] for r in rows) for kind, rows in singles.items()},
-            "worst_gap": {kind: max(r["gap"] for r in rows) for kind, rows in singles.items()},
-            "front_ms_most": max(r["ms"] for r in swept),
-        },
-        "against_highs": compared,
-        **singles,
-        "front": swept,
+    return {
+        "highs_same": f"{sum(row['same'] for row in proven)} of {len(proven)} proven",
+        "highs_ratio_median": statistics.median(row["ratio"] for row in compared),
+        "ms_median": {kind: statistics.median(row["ms"] for row in rows) for kind, rows in singles.items()},
+        "ms_most": {kind: max(row["ms"] for row in rows) for kind, rows in singles.items()},
+        "worst_gap": {kind: max(row["gap"] for row in rows) for kind, rows in singles.items()},
+        "front_ms_most": max(row["ms"] for row in swept),
     }
-    text = json.dumps(report, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the JSON, and keep it where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="more options and seeds; HiGHS gets 120 s a problem")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
+    given = parser.parse_args(arguments)
+    versions = {"python": platform.python_version(), "scipy": scipy.__version__}
+    document = json.dumps({"benchmark": "allocation", "versions": versions, **measure(given.full)}, indent=1)
+    if given.out:
+        given.out.write_text(document + "\n")
+    print(document)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,7 @@ public:
 private:
     bool fits(const Move& move) const {
         for (std::size_t k = 0; k < graph_.limits.size(); ++k)
-            if (at_.values()[k + 1] + (move.variable < 0 ? 0 : at_.change(k + 1, move.variable, move.option)) >
-                graph_.limits[k])
-                return false;
+            if (at_.values()[k + 1] + at_.change(k + 1, move.variable, move.option) > graph_.limits[k]) return false;
         return true;
     }
 

@@ -82,7 +82,7 @@ def test_the_verbs_are_called_once() -> None:
 def test_another_score_reports() -> None:
     study, x = road(test=lambda model: model(x).std())
     result = study.compress(wb.Budget(macs=0.7))
-    assert result.score.before == pytest.approx(float(study.model.eval()(x).std()))
+    assert result.score.before == pytest.approx(study.model.eval()(x).std().item())
 
 
 def test_the_callers_model_is_untouched() -> None:

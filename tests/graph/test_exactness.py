@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from tests.models import TOYS, Lambda, Toy, call, difference, drawn, zeroed
+from tests.models import BY_NAME, TOYS, Lambda, Toy, call, difference, drawn, zeroed
 from workbench import Refused, trace, verify
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import Cut, cut_model
@@ -143,8 +143,10 @@ def test_whole_groups_change_nothing(toy: Toy, graph: ChannelGraph) -> None:
     assert small is not graph.model
 
 
-def test_a_winnowed_model_can_be_winnowed_again(toy: Toy, graph: ChannelGraph) -> None:
-    once = graph.winnow(drawn(toy, 6))
+@pytest.mark.parametrize("name", ["residual", "grouped", "flatten", "tied"])
+def test_a_winnowed_model_can_be_winnowed_again(name: str) -> None:
+    toy = BY_NAME[name]
+    once = toy.graph.winnow(drawn(toy, 6))
     again = trace(once, toy.example())
     kept = {group.name: [group.units - 1] for group in again.groups}
     assert verify(once, again.winnow(kept), toy.example()).ok
