@@ -167,7 +167,7 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
         (compress("macs=-1"), "the budget macs=-1.0 is not a share of the original"),
         (compress("macs=nan"), "the budget macs=nan is not a share of the original"),
         (compress("macs=abc"), "the budget 'macs=abc' has no number after '='; try macs=0.5"),
-        (compress("0"), "the budget '0' is not NAME=NUMBER with one of the names macs, params, multiple; try macs=0.5"),
+        (compress("0"), "the budget '0' is not NAME=NUMBER with a name of macs, params, multiple; try macs=0.5"),
         (compress("abc"), "the budget 'abc' is not NAME=NUMBER"),
         (compress("flops=0.5"), "the budget 'flops=0.5' is not NAME=NUMBER"),
         (compress("multiple=8"), "the budget names nothing; give a share of at least one of macs, params"),

@@ -123,3 +123,9 @@ def test_inputs_of_a_batch() -> None:
     assert plain.inputs_of(IMAGES) == Inputs((IMAGES,), {})
     assert plain.inputs_of([IMAGES, LABELS]).args[0] is IMAGES
     assert plain.inputs_of({"x": IMAGES}).kwargs.keys() == {"x"}
+
+
+def test_fidelity_needs_numbers_to_compare() -> None:
+    places = torch.tensor([1, 2])
+    with pytest.raises(ValueError, match="the model returns no floating-point tensor"):
+        Fidelity([places]).batch_scores(places, places, places)

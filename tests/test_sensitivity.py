@@ -22,7 +22,7 @@ from workbench.calibrate import calibrate
 from workbench.evaluation import Evaluation, whole_score
 from workbench.graph.trace import ChannelGraph
 from workbench.repair import set_tensors_
-from workbench.select import L2, Elimination, Path
+from workbench.select import L2, Elimination, GroupView, Path
 from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity
 from workbench.sensitivity.sweep import _candidates, suffix
 
@@ -124,6 +124,43 @@ def test_a_candidate_without_a_score_is_a_failed_point() -> None:
     assert len(curves.to_frame()) == 18
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+def test_an_evaluation_that_raises_on_a_candidate_is_a_failed_point(sampled: bool) -> None:
+    graph, statistics, batches = mlp()
+    calls = itertools.count()
+
+    def fussy(*_: Any) -> Tensor:
+        if next(calls):  # the first is the original
+            raise RuntimeError("too small for me")
+        return torch.ones(16)
+
+    curves = sensitivity(graph, statistics, Evaluation(batches[:1], fussy) if sampled else fussy)
+    points = [point for curve in curves for point in curve.points]
+    assert {point.failed for point in points} == {"the evaluation raised RuntimeError: too small for me"}
+    json.dumps(curves.to_dict(), allow_nan=False)
+
+
+def test_a_layer_that_runs_twice_is_swept_as_it_will_be_applied() -> None:
+    """Unrepaired: its weight only loses columns."""
+    toy = next(toy for toy in TOYS if toy.name == "called-twice")
+    statistics = calibrate(toy.graph, [toy.example(8)])
+    shared = [layer for layer in toy.graph.layers if not toy.graph.runs_once(layer)]
+    assert shared
+    for group in toy.graph.groups:
+        path = Elimination()(GroupView.of(toy.graph, group.name, statistics))
+        for candidate in _candidates(toy.graph, group.name, path, statistics, (0.5,)):
+            for layer in shared:
+                if layer.weight in candidate.tensors:
+                    new, old = candidate.tensors[layer.weight], toy.graph.program.tensors[layer.weight]
+                    assert torch.equal(new[new != 0], old[new != 0])
+
+
+def test_the_whole_group_is_no_candidate_and_shares_are_what_is_kept() -> None:
+    graph, statistics, batches = mlp()
+    curves = sensitivity(graph, statistics, evaluation(batches), shares=(0.25, 0.5, 0.99))
+    assert [(p.kept, p.share) for p in curves["0"].points] == [(3, 0.25), (6, 0.5)]
+
+
 @pytest.mark.parametrize("where", ["sampled", "opaque"])
 def test_a_baseline_without_a_score_is_refused(where: str) -> None:
     graph, statistics, batches = mlp()
@@ -166,12 +203,12 @@ def curve(losses: dict[int, float | None], units: int = 10, errors: tuple[float,
 
 def test_points_are_paired_differences() -> None:
     dense, scores = np.array([1.0, 0, 1, 1]), np.array([1.0, 0, 0, 1])
-    point = Point.measured(0.5, 5, dense, scores)
+    point = Point.measured(5, 10, dense, scores)
     margin = 1.959964 * np.std([0, 0, 1, 0], ddof=1) / 2
     assert (point.score, point.degradation) == (0.5, 0.25)
     assert (point.low, point.high) == pytest.approx((0.25 - margin, 0.25 + margin))
     assert point.deviation == pytest.approx(margin / 1.959964)
-    alone = Point.measured(0.5, 5, np.array([0.9]), np.array([0.7]))
+    alone = Point.measured(5, 10, np.array([0.9]), np.array([0.7]))
     assert (alone.degradation, alone.low, alone.deviation) == (pytest.approx(0.2), None, None)
 
 

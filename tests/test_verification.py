@@ -12,7 +12,7 @@ from torch import nn
 from tests.models import BY_NAME, drawn
 from workbench import Verification, trace, verify
 from workbench.graph.winnow import RECORD, Cut
-from workbench.verification import TOLERANCE, masked_model, relative_error
+from workbench.verification import LOOSE, TOLERANCE, masked_model, relative_error
 
 
 def pair(name: str = "residual") -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -98,3 +98,33 @@ def test_a_verification_prints_itself() -> None:
     check = Verification(True, 1.234e-13, "")
     assert repr(check) == "Verification(ok: worst 1.2e-13 at the output, allowed 1e-10)"
     assert check.to_dict() == {"ok": True, "worst": 1.234e-13, "layer": "", "tolerance": 1e-10, "approximate": []}
+
+
+class Insists(nn.Module):
+    """A forward that asks for its own precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x.to(torch.float32)).relu())
+
+
+def test_a_forward_that_insists_on_its_precision_is_compared_there() -> None:
+    model, inputs = Insists(), torch.randn(2, 5)
+    small = trace(model, inputs).winnow({"first": range(5)})
+    check = verify(model, small, inputs)
+    assert check.ok
+    assert check.tolerance == LOOSE
+    small.first.register_forward_hook(lambda layer, inputs, output: output * 1.01)
+    assert not verify(model, small, inputs).ok
+
+
+def test_constant_inputs_hide_nothing() -> None:
+    model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    zeros = torch.zeros(2, 5)
+    small = trace(model, zeros).winnow({"0": range(5)})
+    assert verify(model, small, zeros).ok
+    small[0].register_forward_hook(lambda layer, inputs, output: output.flip(1))
+    assert not verify(model, small, zeros).ok

@@ -23,7 +23,7 @@ from workbench.graph.trace import ChannelGraph, Layer
 from workbench.graph.winnow import cuts_for, shrink
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
-from workbench.repair import Repairer, kept_columns, set_tensors_
+from workbench.repair import Repairer, dropped, kept_columns, set_tensors_
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class _Pair:
 
     def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, seed: int):
         self.graph, self.plan, self.program = graph, plan, graph.program
-        self.layers = {layer.node: layer for layer in graph.layers if _runs_once(layer, graph)}
+        self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         # a weight used more than once is fitted to no single use: it only loses columns
         self.shared = {layer.node: layer for layer in graph.layers if layer.node not in self.layers}
         self.readers = {
@@ -110,14 +110,11 @@ class _Pair:
 
     def _drop(self, layer: Layer) -> None:
         """Let a layer read only the columns that stay."""
-        gone = torch.ones(layer.shape[1:].numel(), dtype=torch.bool)
-        gone[kept_columns(self.graph, layer, self.plan.cut)] = False
-        if gone.any():
-            weight = self.program.tensors[layer.weight]
-            dropped = weight.flatten(1).masked_fill(gone.to(weight.device), 0).view(weight.shape)
+        columns = kept_columns(self.graph, layer, self.plan.cut)
+        if len(columns) < layer.shape[1:].numel():
             placeholder = next(name for name, tensor in self.program.state.items() if tensor == layer.weight)
             for small in self.small:
-                small[placeholder] = dropped
+                small[placeholder] = dropped(layer, self.program.tensors, columns)[layer.weight]
 
     def _evidence(self, reader: Reader) -> Evidence:
         evidence, first = reader.empty(), 0
@@ -133,7 +130,3 @@ class _Pair:
     def _forget(self, node: Node) -> None:
         for values in (*self.dense, *self.small):
             self.program.forget(node, values)
-
-
-def _runs_once(layer: Layer, graph: ChannelGraph) -> bool:
-    return sum(other.weight == layer.weight for other in graph.layers) == 1

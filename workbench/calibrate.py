@@ -57,7 +57,7 @@ def calibrate(
     ----------
     graph : what ``trace`` found
     calibration : yields model inputs (a tensor, a tuple or a dict) and nothing else; can be gone over again
-    rows : at most about this many rows a layer are kept, drawn at random places of every sample
+    rows : at most about this many rows a layer are kept, drawn at random places, the same in all samples of a batch
     seed : of that draw
 
     Raises

@@ -134,9 +134,8 @@ def sensitivity(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(curves.to_dict()))
         return DONE
-    table = curves.to_frame().pivot_table(index="group", columns="share", values="degradation", sort=False)
     print(f"loss of {curves.metric} by kept share ({curves.samples} samples, original {curves.baseline:.4f})")
-    print(table.to_string(float_format="{:.4f}".format))
+    print(curves.to_table().to_string(float_format="{:.4f}".format))
     return DONE
 
 

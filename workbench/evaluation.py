@@ -88,6 +88,10 @@ def _on_cpu(output: Any) -> Any:
 
 def _logits(output: Any) -> Tensor:
     found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not found:
+        raise ValueError(
+            "the model returns no floating-point tensor that could be compared with the original's; give evaluate="
+        )
     return found[0]
 
 

@@ -97,7 +97,7 @@ def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget
         widths = [width for width in multiples(curve.units, budget.multiple) if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
     cost = graph.cost()
-    sizes = sizes_of(graph)
+    sizes = sizes_of(graph, {curve.group: curve.path.order for curve in curves})
     layers = {
         "macs": [(layer.name, products(layer.weight, layer.shape, sizes, layer.positions)) for layer in graph.layers],
         "params": [
@@ -118,12 +118,19 @@ def _resource(
     for layer, parts in layers:
         tables: dict[tuple[int, ...], np.ndarray] = defaultdict(lambda: np.zeros((), np.int64))
         for part in parts:
-            if part.groups:
-                chosen = [place[group] for group in part.groups]
-                term = Term.product(layer, chosen, [choices[c].options for c in chosen], part.factor)
-                order = np.argsort(term.choices)
-                key = tuple(sorted(term.choices))
-                tables[key] = tables[key] + term.costs.transpose(order)
+            if part.shares:
+                key = tuple(sorted({place[share.group] for share in part.shares}))
+                tables[key] = tables[key] + _table(part, [choices[number] for number in key])
         terms += [Term(layer, key, table) for key, table in tables.items()]
     whole = sum(term.costs[(-1,) * term.costs.ndim].item() for term in terms)
     return Resource(name, tuple(terms), constant=dense - whole, budget=int(share * dense))
+
+
+def _table(part: Product, choices: list[Choice]) -> np.ndarray:
+    """A product for every combination of the choices' widths; a group that stands in it twice counts twice."""
+    table = np.array(part.factor, np.int64)
+    for choice in choices:
+        widths = np.array(choice.options)
+        counts = [np.array(share.counts)[widths] for share in part.shares if share.group == choice.name]
+        table = table[..., None] * np.prod(counts, axis=0)
+    return table

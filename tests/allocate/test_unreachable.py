@@ -37,8 +37,8 @@ def test_one_budget(solver: Solver) -> None:
     with pytest.raises(Unreachable) as caught:
         solve(Problem((A, B), (MACS,)), solver)
     assert str(caught.value) == (
-        "the budget of 29 macs is out of reach: the smallest reachable cost is 30, held there by large (20), "
-        "what no choice changes (7), small (3); raise the budget or offer smaller options"
+        "the budget of 29 macs is out of reach: the smallest reachable cost is 30 (0.455 of the original), held there "
+        "by large (20), what no choice changes (7), small (3); raise the budget or offer smaller options"
     )
 
 
@@ -59,7 +59,7 @@ def test_two_budgets_that_cannot_hold_together() -> None:
         solve(Problem((A,), (first, second)))
     assert str(caught.value) == (
         "the budgets of first and second cannot be met together: with the others kept the smallest reachable cost in "
-        "first is 5 of the 2 allowed, held there by x (5); raise one of the budgets"
+        "first is 5 (1.000 of the original), where 2 is allowed, held there by x (5); raise one of the budgets"
     )
 
 

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models import TOYS, Toy, call, drawn
 from workbench.cost.count import Cost, count
-from workbench.cost.sizes import Product, Size, layer_macs, products, sizes_of
+from workbench.cost.sizes import Product, Share, Size, layer_macs, products, sizes_of
+from workbench.graph.trace import trace
 
 
 @pytest.fixture(params=TOYS, ids=lambda toy: toy.name)
@@ -57,14 +58,37 @@ def test_size_formulas_equal_the_winnowed_model(toy: Toy) -> None:
 
 
 def _value(parts: list[Product], kept: dict[str, int]) -> int:
-    return sum(part.factor * int(torch.tensor([kept[g] for g in part.groups]).prod()) for part in parts)
+    return sum(part.at(kept) for part in parts)
 
 
 def test_products_multiply_out() -> None:
-    sizes = {("w", 0): Size(2, {"a": 3}), ("w", 1): Size(0, {"a": 1, "b": 2})}
+    once, twice, thrice = (tuple(range(0, 8 * each, each)) for each in (1, 2, 3))
+    sizes = {("w", 0): Size(2, (Share("a", thrice),)), ("w", 1): Size(0, (Share("a", once), Share("b", twice)))}
     for kept in ({"a": 1, "b": 1}, {"a": 4, "b": 7}):
         whole = (2 + 3 * kept["a"]) * (kept["a"] + 2 * kept["b"]) * 9 * 5
         assert _value(products("w", (14, 18, 9), sizes, times=5), kept) == whole
+
+
+class Halves(nn.Module):
+    """One layer whose halves are read by different layers: its units do not hold equally many indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.left, self.right = nn.Linear(3, 8), nn.Linear(4, 6), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = self.wide(x).relu().split([4, 4], 1)
+        return self.left(left), self.right(right)
+
+
+def test_sizes_follow_the_order_in_which_units_leave() -> None:
+    graph = trace(Halves(), torch.zeros(1, 3))
+    (group,) = graph.groups
+    sizes = sizes_of(graph, {group.name: range(8)})  # the left half leaves first
+    for kept in range(1, 9):
+        assert sizes["wide.weight", 0].at({"wide": kept}) == kept
+        assert sizes["left.weight", 1].at({"wide": kept}) == max(0, kept - 4)
+        assert sizes["right.weight", 1].at({"wide": kept}) == min(4, kept)
 
 
 def test_activation_bytes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -168,3 +169,22 @@ def test_evidence_is_needed_of_each_reader() -> None:
     _, view = view_of(3, False, 0)
     assert all(isinstance(evidence, Evidence) for evidence in view.evidence.values())
     assert view.evidence.keys() == {"one", "two", "three"}
+
+
+class Normed(nn.Module):
+    """The layer that reads the group computes its weight: no least-squares error is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 8)
+        self.second = nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.first(x).relu(), 2 * self.second)
+
+
+def test_without_a_reader_to_repair_units_leave_by_magnitude() -> None:
+    graph = trace(Normed(), torch.randn(2, 5))
+    statistics = calibrate(graph, [torch.randn(16, 5)])
+    view = GroupView.of(graph, "first", statistics)
+    assert Elimination()(view) == L2()(view)

@@ -27,7 +27,7 @@ def explain(problem: Problem, best: Callable[[Problem], Sequence[int] | None]) -
         if picked is not None and resource.cost(picked) > resource.limit:
             return (
                 f"the budget of {resource.budget:g} {resource.name} is out of reach: the smallest reachable cost is "
-                f"{resource.cost(picked):g}, held there by {holders(resource, picked)}; "
+                f"{_reached(problem, resource, picked)}, held there by {holders(resource, picked)}; "
                 "raise the budget or offer smaller options"
             )
     if isinstance(problem.objective, Cheapest):
@@ -48,10 +48,16 @@ def _together(problem: Problem, loosest: float, best: Callable[[Problem], Sequen
         if picked is not None:
             return (
                 f"the budgets of {' and '.join(names)} cannot be met together: with the others kept the smallest "
-                f"reachable cost in {resource.name} is {resource.cost(picked):g} of the {resource.budget:g} allowed, "
-                f"held there by {holders(resource, picked)}; raise one of the budgets"
+                f"reachable cost in {resource.name} is {_reached(problem, resource, picked)}, where "
+                f"{resource.budget:g} is allowed, held there by {holders(resource, picked)}; raise one of the budgets"
             )
     return f"the budgets of {' and '.join(names)} cannot be met together, whichever one is given up; raise several"
+
+
+def _reached(problem: Problem, resource: Resource, picked: Sequence[int]) -> str:
+    """The cost of a plan, and what share of the untouched model's it is."""
+    cost, untouched = resource.cost(picked), resource.cost([len(choice.options) - 1 for choice in problem.choices])
+    return f"{cost:g} ({cost / untouched:.3f} of the original)"
 
 
 def _freed(resource: Resource) -> Resource:

@@ -1,64 +1,82 @@
-"""Sizes of tensors as formulas of how many units the groups keep: a layer's MACs before anything is cut."""
+"""Sizes of tensors as functions of how many units the groups keep: a layer's MACs before anything is cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, product
 from math import prod
 
+from workbench.graph.groups import ChannelGroup, Member
 from workbench.graph.trace import ChannelGraph, Layer
 
 
 @dataclass(frozen=True)
+class Share:
+    """The indices of one dimension that a group owns: ``counts[k]`` of them stay when k of its units do."""
+
+    group: str
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Size:
-    """``fixed`` plus, for each group, ``per_unit`` indices for every unit that stays."""
+    """``fixed`` indices plus those that groups own."""
 
     fixed: int
-    per_unit: Mapping[str, int] = field(default_factory=dict)
+    shares: tuple[Share, ...] = ()
 
     def at(self, kept: Mapping[str, int]) -> int:
         """The size when the groups keep so many units."""
-        return self.fixed + sum(each * kept[group] for group, each in self.per_unit.items())
+        return self.fixed + sum(share.counts[kept[share.group]] for share in self.shares)
 
 
 Sizes = Mapping[tuple[str, int], Size]
 
 
-def sizes_of(graph: ChannelGraph) -> Sizes:
-    """The formula of every dimension that some group shrinks.
+def sizes_of(graph: ChannelGraph, orders: Mapping[str, Sequence[int]] | None = None) -> Sizes:
+    """The size of every dimension that some group shrinks.
 
-    Where the units of a group hold different numbers of indices, the largest number stands for all: the cost of a plan
-    is then an upper bound.
+    ``orders`` says, for each group, in which order its units leave: units need not hold equally many indices. A group
+    without an order loses its last units first.
     """
     found: dict[tuple[str, int], Size] = {}
     for group in graph.groups:
+        order = (orders or {}).get(group.name, range(group.units)[::-1])
         for member in group.members:
             place = member.tensor, member.dim
             before = found.get(place, Size(graph.program.tensors[member.tensor].shape[member.dim]))
-            owned = sum(map(len, member.indices))
-            most = max(map(len, member.indices))
-            found[place] = Size(before.fixed - owned, {**before.per_unit, group.name: most})
+            share = _share(group, member, order)
+            found[place] = Size(before.fixed - share.counts[-1], (*before.shares, share))
     return found
+
+
+def _share(group: ChannelGroup, member: Member, order: Sequence[int]) -> Share:
+    from_last = (len(member.indices[unit]) for unit in reversed(order))
+    return Share(group.name, tuple(accumulate(from_last, initial=0)))
 
 
 @dataclass(frozen=True)
 class Product:
-    """``factor`` times the kept units of each named group; a group named twice counts twice."""
+    """``factor`` times the indices that stay of each share."""
 
     factor: int
-    groups: tuple[str, ...]
+    shares: tuple[Share, ...]
+
+    def at(self, kept: Mapping[str, int]) -> int:
+        """The product when the groups keep so many units."""
+        return self.factor * prod(share.counts[kept[share.group]] for share in self.shares)
 
 
 def products(name: str, shape: tuple[int, ...], sizes: Sizes, times: int = 1) -> list[Product]:
-    """The number of elements of a tensor, ``times`` over, multiplied out into products of kept units."""
+    """The number of elements of a tensor, ``times`` over, multiplied out."""
     factors = [sizes.get((name, dim), Size(size)) for dim, size in enumerate(shape)]
-    parts = [[((), size.fixed), *(((group,), each) for group, each in size.per_unit.items())] for size in factors]
+    parts = [[(size.fixed, ()), *((1, (share,)) for share in size.shares)] for size in factors]
     found = []
     for chosen in product(*parts):
-        factor = times * prod(each for _, each in chosen)
+        factor = times * prod(fixed for fixed, _ in chosen)
         if factor:
-            found.append(Product(factor, tuple(group for groups, _ in chosen for group in groups)))
+            found.append(Product(factor, tuple(share for _, shares in chosen for share in shares)))
     return found
 
 

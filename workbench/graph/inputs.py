@@ -75,7 +75,10 @@ class Inputs:
 
     def __call__(self, model: nn.Module) -> Any:
         """What the model returns for these arguments, which are moved to where it is."""
-        moved = self.to(device_of(model.state_dict(keep_vars=True).values()))
+        moved = self
+        for tensor in (*model.parameters(), *model.buffers()):
+            moved = self.to(tensor.device)
+            break
         return model(*moved.args, **moved.kwargs)
 
 

@@ -72,6 +72,10 @@ class ChannelGraph:
             name: tuple(layer for layer in self.layers if layer.weight in weights) for name, weights in reads.items()
         }
 
+    def runs_once(self, layer: Layer) -> bool:
+        """Whether no other layer has the same weight."""
+        return sum(other.weight == layer.weight for other in self.layers) == 1
+
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
         """The parameters that the program reads, tied ones once."""

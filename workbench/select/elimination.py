@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from workbench.moments import Moments
+from workbench.select.magnitude import L2
 from workbench.select.path import GroupView, Path
 
 
 @dataclass(frozen=True)
 class Elimination:
-    """Backward elimination of units by exact least-squares error. ``ridge`` is relative to the inputs' mean square."""
+    """Backward elimination of units by exact least-squares error. ``ridge`` is relative to the inputs' mean square.
+
+    Where no convolution or linear layer reads a group there is no such error: its units leave by L2 magnitude.
+    """
 
     ridge: float = 1e-4
 
@@ -30,6 +34,8 @@ class Elimination:
             for layer in view.consumers
             for problem in _problems(view.evidence[layer.name].all, view.columns(layer), self.ridge)
         ]
+        if not problems:
+            return L2()(view)
         present = torch.ones(view.group.units, dtype=torch.bool)
         order: list[int] = []
         errors = [0.0]

@@ -45,8 +45,11 @@ class Point:
         return None if self.low is None or self.high is None else (self.high - self.low) / (2 * NORMAL)
 
     @classmethod
-    def measured(cls, share: float, kept: int, dense: np.ndarray, scores: np.ndarray) -> Point:
-        """From the scores of the same samples, or a failure where they are not numbers."""
+    def measured(cls, kept: int, units: int, dense: np.ndarray, scores: np.ndarray | str) -> Point:
+        """From the scores of the same samples; a failure where they are not numbers, or where a text says why."""
+        share = kept / units
+        if isinstance(scores, str):
+            return cls(share, kept, None, None, failed=scores)
         if not np.isfinite(scores).all():
             bad = scores[~np.isfinite(scores)][0]
             return cls(share, kept, None, None, failed=f"the evaluation returned {bad}")
@@ -153,6 +156,12 @@ class SensitivityCurves:
 
         return pd.DataFrame([{"group": c.group, **point} for c in self.curves for point in c.to_dict()["points"]])
 
+    def to_table(self, values: str = "degradation") -> pd.DataFrame:
+        """The degradation (or another column of ``to_frame``), one row a group, one column a tenth of the units."""
+        frame = self.to_frame()
+        frame["share"] = frame["share"].round(1)
+        return frame.pivot_table(index="group", columns="share", values=values, sort=False)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Degradation against kept share, one line a group, with intervals. Returns the axes."""
         import matplotlib.pyplot as plt
@@ -171,5 +180,4 @@ class SensitivityCurves:
         return ax
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().pivot_table(index="group", columns="share", values="degradation", sort=False)
-        return f"<p>{self!r}: loss by kept share</p>{table.to_html(float_format='{:.4f}'.format)}"
+        return f"<p>{self!r}: loss by kept share</p>{self.to_table().to_html(float_format='{:.4f}'.format)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,15 @@ from workbench.evaluation import (
     whole_score,
 )
 from workbench.graph.program import Program
-from workbench.graph.trace import ChannelGraph
-from workbench.reconstruct import RIDGES, Repair
-from workbench.repair import Repairer, kept_columns, set_tensors_
+from workbench.graph.trace import ChannelGraph, Layer
+from workbench.reconstruct import RIDGES
+from workbench.repair import Repairer, dropped, kept_columns, set_tensors_
 from workbench.select import Criterion, Elimination, GroupView, Path
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import with_predictions
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+Scores = np.ndarray | str  # of one candidate: a number a sample, or why there are none
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Candidate:
     """One group at one width: the tensors that make it so, and the operations that must be run again."""
 
     group: str
-    share: float
     kept: int
     tensors: dict[str, Tensor]
     nodes: tuple[Node, ...]
@@ -75,7 +75,7 @@ def sensitivity(
         dense, scores = _measure_whole(graph, candidates, evaluate, progress)
     points: dict[str, list[Point]] = {name: [] for name in paths}
     for candidate, found in zip(candidates, scores, strict=True):
-        points[candidate.group].append(Point.measured(candidate.share, candidate.kept, dense, found))
+        points[candidate.group].append(Point.measured(candidate.kept, graph[candidate.group].units, dense, found))
     curves = [Curve(name, graph[name].units, tuple(some), paths[name]) for name, some in points.items()]
     return SensitivityCurves(
         name_of(evaluate), float(dense.mean()), len(dense), fingerprint_of(evaluate, dense), with_predictions(curves)
@@ -86,21 +86,32 @@ def _candidates(
     graph: ChannelGraph, name: str, path: Path, statistics: Statistics, shares: Sequence[float]
 ) -> list[Candidate]:
     units = graph[name].units
-    widths = {max(1, round(share * units)): share for share in sorted(shares, reverse=True)}
-    tensors: dict[int, dict[str, Tensor]] = {kept: {} for kept in sorted(widths)}
+    widths = sorted({max(1, round(share * units)) for share in shares} - {units})
+    tensors: dict[int, dict[str, Tensor]] = {kept: {} for kept in widths}
     for layer in graph.consumers[name]:
-        repairer, evidence = Repairer.of(layer, graph), statistics.layers[layer.name]
-
-        def repair(kept: int, ridges: Sequence[float]) -> Repair:
-            columns = kept_columns(graph, layer, {name: path.kept(kept)})  # noqa: B023  # called in this turn only
-            return repairer.repair(graph.program.tensors, columns, evidence, ridges)  # noqa: B023
-
-        # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
-        chosen = repair(sorted(widths)[len(widths) // 2], RIDGES).ridge
-        for kept, found in tensors.items():
-            found |= repairer.tensors(repair(kept, RIDGES if chosen is None else [chosen]), graph.program.tensors)
+        columns = {kept: kept_columns(graph, layer, {name: path.kept(kept)}) for kept in widths}
+        for kept, found in _repaired(graph, layer, statistics, columns).items():
+            tensors[kept] |= found
     nodes = suffix(graph.program, {layer.node for layer in graph.consumers[name]})
-    return [Candidate(name, widths[kept], kept, found, nodes) for kept, found in tensors.items()]
+    return [Candidate(name, kept, found, nodes) for kept, found in tensors.items()]
+
+
+def _repaired(
+    graph: ChannelGraph, layer: Layer, statistics: Statistics, columns: Mapping[int, Sequence[int]]
+) -> dict[int, dict[str, Tensor]]:
+    """A layer's tensors at every width, by the columns that it keeps there."""
+    tensors = graph.program.tensors
+    if not graph.runs_once(layer):
+        return {kept: dropped(layer, tensors, stay) for kept, stay in columns.items()}
+    repairer, evidence = Repairer.of(layer, graph), statistics.layers[layer.name]
+    widths = sorted(columns)
+    # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
+    ridge = repairer.repair(tensors, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
+    ridges = RIDGES if ridge is None else [ridge]
+    return {
+        kept: repairer.tensors(repairer.repair(tensors, stay, evidence, ridges), tensors)
+        for kept, stay in columns.items()
+    }
 
 
 def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:
@@ -114,11 +125,12 @@ def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:
 
 def _measure_samples(
     graph: ChannelGraph, candidates: Sequence[Candidate], evaluate: Evaluation, progress: bool
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> tuple[np.ndarray, list[Scores]]:
     """Batch by batch: the original once, then of every candidate only what lies after its change."""
     program = graph.program
     dense: list[np.ndarray] = []
     scores: list[list[np.ndarray]] = [[] for _ in candidates]
+    failures: dict[int, str] = {}
     placeholder = {tensor: name for name, tensor in program.state.items()}
     batches = list(evaluate.batches)
     bar = tqdm(total=len(batches) * len(candidates), desc="sensitivity", disable=not progress, unit="score")
@@ -128,26 +140,38 @@ def _measure_samples(
             output = program.output(values)
             dense.append(evaluate.batch_scores(output, output, batch))
             check_finite(dense[-1], evaluate)
-            for candidate, found in zip(candidates, scores, strict=True):
+            for number, candidate in enumerate(candidates):
+                bar.update()
+                if number in failures:
+                    continue
                 changed = {placeholder[name]: tensor for name, tensor in candidate.tensors.items()}
                 small = program.output(program.run(candidate.nodes, {**values, **changed}))
-                found.append(evaluate.batch_scores(small, output, batch))
-                bar.update()
+                try:
+                    scores[number].append(evaluate.batch_scores(small, output, batch))
+                except Exception as error:  # the user's score raises anything
+                    failures[number] = _failure(error)
     if not dense:
         check_finite(np.empty(0), evaluate)
-    return np.concatenate(dense), [np.concatenate(found) for found in scores]
+    return np.concatenate(dense), [failures.get(i) or np.concatenate(found) for i, found in enumerate(scores)]
+
+
+def _failure(error: Exception) -> str:
+    return f"the evaluation raised {type(error).__name__}: {error}"
 
 
 def _measure_whole(
     graph: ChannelGraph, candidates: Sequence[Candidate], evaluate: Callable[[nn.Module], Any], progress: bool
-) -> tuple[np.ndarray, list[np.ndarray]]:
+) -> tuple[np.ndarray, list[Scores]]:
     """The user's function on a copy of the model that holds each candidate's tensors in turn."""
     dense = whole_score(evaluate, graph.model)
     model = copy.deepcopy(graph.model)
-    scores = []
+    scores: list[Scores] = []
     with evaluating(model):
         for candidate in tqdm(candidates, "sensitivity", disable=not progress, unit="score"):
             set_tensors_(model, candidate.tensors)
-            scores.append(number_or_vector(evaluate(model), evaluate))
+            try:
+                scores.append(number_or_vector(evaluate(model), evaluate))
+            except Exception as error:  # the user's function raises anything
+                scores.append(_failure(error))
             set_tensors_(model, {name: graph.program.tensors[name] for name in candidate.tensors})
     return dense, scores
