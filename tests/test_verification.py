@@ -11,8 +11,9 @@ from torch import nn
 
 from tests.models import BY_NAME, drawn
 from workbench import Verification, trace, verify
-from workbench.graph.winnow import RECORD, Cut
-from workbench.verification import LOOSE, TOLERANCE, masked_model, relative_error
+from workbench.graph.masked import masked
+from workbench.graph.winnow import RECORD
+from workbench.verification import LOOSE, TOLERANCE, relative_error, widened
 
 
 def pair(name: str = "residual") -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -76,13 +77,16 @@ def test_a_model_that_was_not_made_here_is_refused() -> None:
         verify(nn.Linear(3, 2), nn.Linear(3, 2), torch.zeros(2, 3))
 
 
-def test_the_masked_model_has_zeros_where_a_layer_reads_what_left() -> None:
-    model, small = nn.Linear(4, 2), nn.Linear(2, 2)
-    setattr(small, RECORD, (Cut("weight", 1, 4, (1, 3), "in"),))
-    masked = masked_model(model, small, getattr(small, RECORD))
-    assert torch.equal(masked.weight[:, [1, 3]], small.weight)
-    assert not masked.weight[:, [0, 2]].any()
-    assert torch.equal(masked.bias, small.bias)
+def test_the_original_takes_the_smaller_values_and_zeros_where_a_layer_reads_what_left() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    graph = trace(model, torch.randn(2, 3))
+    small = graph.winnow({"0": [1, 3]})
+    nn.init.normal_(small[2].weight)  # as a repair would change it
+    record = getattr(small, RECORD)
+    tensors = masked(widened(graph, small.state_dict(), record), record.cuts)
+    assert torch.equal(tensors["2.weight"][:, [1, 3]], small[2].weight)
+    assert not tensors["2.weight"][:, [0, 2]].any()
+    assert torch.equal(tensors["0.weight"], model[0].weight)
 
 
 def test_relative_error() -> None:

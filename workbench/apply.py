@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
 from workbench.graph.program import Values
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.graph.winnow import cuts_for, shrink
+from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.repair import Repairer, dropped, kept_columns, set_tensors_
@@ -55,7 +55,7 @@ def apply(
         tensors, repairs = _Pair(graph, plan, Batches.of(calibration), rows, seed).run(progress)
     repaired = copy.deepcopy(graph.model)
     set_tensors_(repaired, tensors)
-    return Applied(shrink(repaired, cuts_for(graph, plan.kept), graph.inputs), repairs)
+    return Applied(smaller(graph, repaired, record_of(graph, plan.kept)), repairs)
 
 
 class _Pair:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
-from workbench.graph.winnow import RECORD, Cut, cut_model
+from workbench.graph.winnow import RECORD, Cut, Record, cut_model, remember
 
 if TYPE_CHECKING:
     from workbench.result import Result
@@ -36,10 +36,13 @@ def save(result: Result, directory: Path) -> Path:
 
     directory.mkdir(parents=True, exist_ok=True)
     state, aliases = _distinct(result.model.state_dict())
+    record: Record = getattr(result.model, RECORD)
     plan = {
         **result.plan.to_dict(),
         "name": result.source.name,
-        "cuts": [asdict(cut) for cut in getattr(result.model, RECORD)],
+        "cuts": [asdict(cut) for cut in record.cuts],
+        "approximate": list(record.approximate),
+        "rewritten": record.rewritten,
         "inputs": [{"shape": list(t.shape), "dtype": str(t.dtype)} for t in result.graph.inputs.tensors()],
         "aliases": aliases,
     }

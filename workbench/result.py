@@ -181,7 +181,7 @@ def compare(
     small = applied.model
     return Result(
         small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.inputs),
-        graph.cost(), verify(graph.model, small, graph.inputs), graph, applied.repairs, curves, source,
+        graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, curves, source,
     )  # fmt: skip
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
-from workbench.graph.winnow import RECORD, Cut
+from workbench.graph.masked import masked, run_masked, survivors
+from workbench.graph.modules import safe
+from workbench.graph.survivors import compact
+from workbench.graph.trace import ChannelGraph, trace
+from workbench.graph.winnow import RECORD, Record
 
 TOLERANCE = 1e-10  # relative, in float64
 LOOSE = 1e-5  # relative, where the forward does not run in float64
@@ -23,7 +28,8 @@ LOOSE = 1e-5  # relative, where the forward does not run in float64
 class Verification:
     """The largest relative difference of any layer's output, and whether it is within the tolerance.
 
-    ``approximate`` names norms whose meaning changes with the channels they lost; for those nothing is promised.
+    ``approximate`` names norms and reductions over channels some of which left: they are compared with the same ops over
+    the channels that stay, which is not what the original computes.
     """
 
     ok: bool
@@ -33,7 +39,7 @@ class Verification:
     approximate: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        verdict = "ok" if self.ok else "NOT ok"
+        verdict = "NOT ok" if not self.ok else "ok but approximate" if self.approximate else "ok"
         place = self.layer or "the output"
         return f"Verification({verdict}: worst {self.worst:.1e} at {place}, allowed {self.tolerance:.0e})"
 
@@ -42,7 +48,7 @@ class Verification:
         return asdict(self) | {"approximate": list(self.approximate)}
 
 
-def verify(dense: nn.Module, small: nn.Module, example_inputs: Any) -> Verification:
+def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: Any = None) -> Verification:
     """Compare a smaller model with the original whose removed units are zeroed.
 
     The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no
@@ -51,9 +57,9 @@ def verify(dense: nn.Module, small: nn.Module, example_inputs: Any) -> Verificat
 
     Parameters
     ----------
-    dense : the model before; it is not changed
+    dense : the model before, or what ``trace`` found of it (which saves tracing it again); it is not changed
     small : what ``winnow``, ``compress`` or ``restore`` made of it
-    example_inputs : a tensor, a tuple or a dict, as for ``trace``
+    example_inputs : a tensor, a tuple or a dict, as for ``trace``; by default those of the trace
 
     Raises
     ------
@@ -62,25 +68,26 @@ def verify(dense: nn.Module, small: nn.Module, example_inputs: Any) -> Verificat
 
     Examples
     --------
-    >>> from workbench.graph.trace import trace
     >>> model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(4, 3)
     >>> verify(model, trace(model, x).winnow({"0": range(5)}), x).ok
     True
     """
-    cuts: Sequence[Cut] | None = getattr(small, RECORD, None)
-    if cuts is None:
+    record: Record | None = getattr(small, RECORD, None)
+    if record is None:
         raise ValueError(
             f"this {type(small).__name__} has no record of what was removed; verify takes a model from winnow"
         )
-    masked = masked_model(dense, small, cuts)
-    inputs = Inputs.of(example_inputs).map(_telling)
+    graph = dense if isinstance(dense, ChannelGraph) else trace(dense, example_inputs)
+    inputs = graph.inputs if example_inputs is None else Inputs.of(example_inputs)
+    comparison = _Comparison(graph, small, record)
+    inputs = inputs.map(_telling)
     try:
-        layer, worst = _worst(masked, small, inputs, cuts, torch.float64)
+        layer, worst = comparison.worst(inputs, precise=True)
         tolerance = TOLERANCE
-    except RuntimeError:  # a forward may insist on its own precision
-        layer, worst = _worst(masked, small, inputs, cuts, None)
+    except RuntimeError:  # the smaller model's forward may insist on its own precision
+        layer, worst = comparison.worst(inputs, precise=False)
         tolerance = LOOSE
-    return Verification(worst <= tolerance, worst, layer, tolerance)
+    return Verification(worst <= tolerance, worst, layer, tolerance, record.approximate)
 
 
 def _telling(tensor: Tensor) -> Tensor:
@@ -91,62 +98,73 @@ def _telling(tensor: Tensor) -> Tensor:
     return tensor + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
 
 
-def _worst(
-    masked: nn.Module, small: nn.Module, inputs: Inputs, cuts: Sequence[Cut], precision: torch.dtype | None
-) -> tuple[str, float]:
-    """The layer with the largest difference at two batch sizes, and that difference."""
-    masked, small = (copy.deepcopy(model).eval() for model in (masked, small))
-    if precision:
-        masked, small = masked.to(precision), small.to(precision)
-        inputs = inputs.map(lambda t: t.to(precision) if t.is_floating_point() else t)
-    worst, layer = 0.0, ""
-    for batch in {inputs.batch or 1, 3}:
-        for name, error in _compare(masked, small, inputs.take(batch), cuts):
-            if not error <= worst:  # also where the error is NaN
-                worst, layer = error, name
-    return layer, worst
+@dataclass(frozen=True)
+class _Comparison:
+    graph: ChannelGraph
+    small: nn.Module
+    record: Record
+
+    def worst(self, inputs: Inputs, precise: bool) -> tuple[str, float]:
+        """The layer with the largest difference at two batch sizes, and that difference."""
+        small = _in_double(self.small) if precise else copy.deepcopy(self.small)
+        worst, layer = 0.0, ""
+        for batch in {inputs.batch or 1, 3} if self.graph.program.any_batch else {2}:
+            for name, error in self._errors(small.eval(), inputs.take(batch), precise):
+                if not error <= worst:  # also where the error is NaN
+                    worst, layer = error, name
+        return layer, worst
+
+    def _errors(self, small: nn.Module, inputs: Inputs, precise: bool) -> Iterator[tuple[str, float]]:
+        """The relative difference of every layer's output and of the model's."""
+        stays = survivors(self.graph.provenance, self.record.cuts)
+        nodes: dict[str, list[str]] = {}
+        for layer in self.graph.layers:
+            nodes.setdefault(safe(layer.name), []).append(layer.node)
+        tensors = masked(widened(self.graph, self.small.state_dict(), self.record), self.record.cuts)
+        expected, wide = run_masked(
+            self.graph.program, stays, inputs, tensors, {layer.node for layer in self.graph.layers}, precise
+        )
+        if precise:
+            inputs = inputs.map(lambda t: t.double() if t.is_floating_point() else t)
+        with torch.no_grad(), _recorded(small) as narrow:
+            found = inputs(small)
+        for name, values in narrow.items():
+            if len(nodes.get(name, ())) == len(values):
+                for node, value in zip(nodes[name], values, strict=True):
+                    yield name, relative_error(compact(wide[node], stays.of(node)), value)
+        pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
+        yield from (("", relative_error(a, b)) for a, b in pairs if isinstance(a, Tensor))
 
 
-def masked_model(dense: nn.Module, small: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
-    """The original's shapes with the smaller model's weights, zero where a layer reads a removed channel."""
-    masked = copy.deepcopy(dense)
-    by_tensor: dict[str, list[Cut]] = {}
-    for cut in cuts:
-        by_tensor.setdefault(cut.tensor, []).append(cut)
-    state = small.state_dict()
-    with torch.no_grad():
-        for name, tensor in masked.state_dict().items():
-            some = by_tensor.get(name, [])
-            for cut in some:
-                if cut.role == "in":
-                    tensor.index_fill_(cut.dim, torch.tensor(cut.removed, device=tensor.device), 0)
-            kept = [torch.arange(size, device=tensor.device) for size in tensor.shape]
-            for cut in some:
-                kept[cut.dim] = torch.tensor(cut.kept, device=tensor.device)
-            if tensor.ndim:
-                tensor[torch.meshgrid(*kept, indexing="ij")] = state[name]
-            else:
-                tensor.copy_(state[name])
-    return masked
+def widened(graph: ChannelGraph, state: Mapping[str, Tensor], record: Record) -> dict[str, Tensor]:
+    """The tensors of a program with a smaller model's values where those stay."""
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for cut in record.cuts:
+        kept.setdefault(cut.tensor, {})[cut.dim] = cut.kept
+    tensors = dict(graph.program.tensors)
+    for name, tensor in tensors.items():
+        value = state.get(safe(name))
+        if value is not None and value.ndim:
+            where = [torch.tensor(kept.get(name, {}).get(d, range(s))) for d, s in enumerate(tensor.shape)]
+            tensors[name] = tensor.clone()
+            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value
+        elif value is not None:
+            tensors[name] = value
+    return tensors
 
 
-def _compare(masked: nn.Module, small: nn.Module, inputs: Inputs, cuts: Sequence[Cut]) -> list[tuple[str, float]]:
-    """The relative difference of every layer's output and of the model's, in the order they run."""
-    kept = {cut.tensor.rpartition(".")[0]: torch.tensor(cut.kept) for cut in cuts if cut.role == "out" and cut.dim == 0}
-    with torch.no_grad(), _recorded(masked) as wide, _recorded(small) as narrow:
-        expected, found = inputs(masked), inputs(small)
-    errors = []
-    for name, values in narrow.items():
-        for full, value in zip(wide.get(name, ()), values, strict=False):
-            if name in kept:
-                full = full.index_select(full.ndim - 1 if _last(small, name) else 1, kept[name].to(full.device))
-            errors.append((name, relative_error(full, value)))
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-    return [*errors, *(("", relative_error(a, b)) for a, b in pairs if isinstance(a, Tensor))]
+def _in_double(model: nn.Module) -> nn.Module:
+    """A copy that computes in float64; a rewritten graph says so in its constants, too."""
+    model = copy.deepcopy(model).double()
+    if isinstance(model, fx.GraphModule):
+        for node in model.graph.nodes:
+            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _double_type)  # type: ignore[misc]
+        model.recompile()
+    return model
 
 
-def _last(model: nn.Module, name: str) -> bool:
-    return isinstance(model.get_submodule(name), nn.Linear)
+def _double_type(leaf: Any) -> Any:
+    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:
@@ -155,6 +173,8 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
         return float("inf")
     if expected.numel() == 0:
         return 0.0
+    if not expected.is_floating_point():
+        return 0.0 if torch.equal(expected, found) else float("inf")
     scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
     return ((expected - found).abs().max() / scale).item()
 
@@ -165,7 +185,8 @@ def _recorded(model: nn.Module) -> Any:
     outputs: dict[str, list[Tensor]] = {}
 
     def hook(name: str) -> Any:
-        return lambda _module, _inputs, output: outputs.setdefault(name, []).append(output)
+        # a copy: the next operation may write into it
+        return lambda _module, _inputs, output: outputs.setdefault(safe(name), []).append(output.clone())
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if isinstance(m, kinds)]

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from tests.models import BY_NAME, TOYS, Lambda, Toy, call, difference, drawn, zeroed
 from workbench import Refused, trace, verify
 from workbench.graph.trace import ChannelGraph
-from workbench.graph.winnow import Cut, cut_model
+from workbench.graph.winnow import Cut, Record, cut_model, remember
 
 EXACT = 1e-10
 
@@ -71,12 +71,12 @@ def test_verify_sees_channels_out_of_order() -> None:
     example = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     kept = (0, 1, 2, 5, 8, 13, 15)
     read = tuple(sorted((index + 3) % 16 for index in kept))
-    cuts = [
+    cuts = (
         Cut("wide.weight", 0, 16, kept, "out"),
         Cut("wide.bias", 0, 16, kept, "out"),
         Cut("out.weight", 1, 16, read, "in"),
-    ]
-    check = verify(model, cut_model(model, cuts), example)
+    )
+    check = verify(model, remember(cut_model(model, cuts), Record(cuts)), example)
     assert not check.ok
     assert check.worst > 1e-3
     assert "NOT ok" in repr(check)

@@ -1,4 +1,4 @@
-"""Atoms: one integer for every index of every dimension of every tensor a model owns.
+"""Atoms: one integer for every index of every dimension of every tensor a model owns or makes.
 
 Atoms that can only leave together are united. Unions are collected as arrays and resolved in one go by scipy's
 connected components, so that a model with a million atoms costs milliseconds.
@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-NOTHING = -1.0  # the label of an element that comes from no index: padding
+from workbench.graph.labels import core
 
 
 @dataclass(frozen=True)
@@ -29,37 +29,79 @@ class Reason:
 
 @dataclass
 class Atoms:
-    """Creates atoms, unites them, freezes them and marks what makes and what reads them."""
+    """Creates atoms, unites them, freezes them and marks what makes and what reads them.
+
+    Rules are run in passes, until a pass unites nothing new. In every pass but the first an atom is named by the first of
+    its class, so that a rule sees what the passes before have found. What is frozen is taken from the last pass: earlier
+    ones may see indices apart that a later op unites.
+    """
 
     count: int = 0
+    first: np.ndarray | None = None  # atom -> the first atom of its class, after a pass
     pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     frozen: list[tuple[np.ndarray, Reason]] = field(default_factory=list)
+    approximate: list[tuple[np.ndarray, str]] = field(default_factory=list)
     made: list[np.ndarray] = field(default_factory=list)
     read: list[np.ndarray] = field(default_factory=list)
+    altered: set[str] = field(default_factory=set)  # nodes that mean something else once indices leave
+    products: dict[str, tuple[str, ...]] = field(default_factory=dict)  # node -> operands summed over with another one
+    fresh: dict[tuple[str, int], Tensor | None] = field(default_factory=dict)  # (node, key) -> atoms that an op made
 
     def create(self, size: int) -> Tensor:
         """``size`` new atoms, float64 ``[size]``: im2col and upsampling refuse integers."""
         self.count += size
         return torch.arange(self.count - size, self.count, dtype=torch.float64)
 
+    def now(self, atoms: Tensor) -> Tensor:
+        """Atoms as this pass names them."""
+        if self.first is None:
+            return atoms
+        new = np.arange(len(self.first), self.count)  # made in this pass
+        known = torch.from_numpy(np.concatenate([self.first, new]))
+        return known[atoms.long()].double()
+
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Elements at the same place of two labels (broadcast) leave together."""
-        one, other = (side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(left, right))
-        both = (one >= 0) & (other >= 0) & (one != other)
+        left, right = (
+            side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(core(left), core(right))
+        )
+        both = (left >= 0) & (right >= 0) & (left != right)
         if both.any():
-            self.pairs.append((one[both], other[both]))
+            self.pairs.append((left[both], right[both]))
 
     def freeze(self, label: Tensor, reason: Reason) -> None:
         """The indices named by a label can never leave."""
         self.frozen.append((_named(label), reason))
 
+    def approximates(self, label: Tensor, node: str, what: str) -> None:
+        """Losing indices named by a label changes what a node means."""
+        self.approximate.append((_named(label), what))
+        self.altered.add(node)
+
     def make(self, label: Tensor) -> None:
         """The indices named by a label are outputs of a layer."""
-        self.made.append(_named(label))
+        if self.first is None:
+            self.made.append(_named(label))
 
     def consume(self, label: Tensor) -> None:
         """The indices named by a label are summed over by a layer."""
-        self.read.append(_named(label))
+        if self.first is None:
+            self.read.append(_named(label))
+
+    def settle(self) -> bool:
+        """End a pass. True where it united something, so that another is needed."""
+        classes = self.classes()
+        first = np.full(classes.max(initial=-1) + 1, self.count, np.int64)
+        np.minimum.at(first, classes, np.arange(self.count))
+        named = first[classes]
+        before = np.arange(self.count) if self.first is None else self.first
+        changed = len(before) != len(named) or bool((before != named).any())
+        self.first = named
+        if changed:
+            self.frozen.clear()
+            self.approximate.clear()
+            self.altered.clear()
+        return changed
 
     def classes(self) -> np.ndarray:
         """The class of each atom, int ``[count]``; classes are numbered by their first atom."""
@@ -71,5 +113,5 @@ class Atoms:
 
 
 def _named(label: Tensor) -> np.ndarray:
-    atoms = np.unique(label.long().numpy())
+    atoms = np.unique(core(label).long().numpy())
     return atoms[atoms >= 0]

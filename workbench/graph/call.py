@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,21 +11,29 @@ from torch import Tensor
 from torch.fx import Node
 
 from workbench.graph.atoms import Atoms, Reason
-from workbench.graph.labels import Labels
+from workbench.graph.labels import Labels, core, varied
+
+
+MAKERS = frozenset("""arange empty eye full linspace ones rand randn scalar_tensor tril_indices zeros new_empty new_full
+new_ones new_zeros""".split())
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor argument: its shape and the labels it carries."""
+    """A tensor argument: its shape and the labels it carries.
+
+    ``owned`` says that it comes from the model's own tensors alone, not from its inputs; ``value`` is the tensor itself
+    where it holds integers or truth values, which may be places to index.
+    """
 
     shape: torch.Size
     labels: Labels
-    name: str = ""
+    owned: bool = False
+    value: Tensor | None = None
+    name: str = ""  # of the node
 
     def only(self, *dims: int) -> Tensor | None:
         """The label that varies along exactly these dimensions."""
-        from workbench.graph.labels import varied
-
         return next((label for label in self.labels if varied(label) == dims), None)
 
 
@@ -36,6 +44,7 @@ class Call:
     node: Node
     arguments: Mapping[str, Any]
     shape: torch.Size  # of the (first) result
+    shapes: Any  # of the result, a list where there are several
     atoms: Atoms
     layer: str
 
@@ -43,6 +52,11 @@ class Call:
     def op(self) -> str:
         """The op's name without namespace and overload."""
         return op_name(self.node)
+
+    @property
+    def makes(self) -> bool:
+        """Whether the op makes a tensor from sizes and numbers alone; an input may only lend type and shape."""
+        return self.op in MAKERS
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -55,10 +69,41 @@ class Call:
         """All tensor arguments, those in lists too."""
         found: list[Operand] = []
         for value in self.arguments.values():
-            found += [
-                item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)
-            ]
+            found += [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)]
         return found
+
+    def operands(self) -> dict[str, Operand]:
+        """The tensor arguments that are not in lists, by name."""
+        return {name: value for name, value in self.arguments.items() if isinstance(value, Operand)}
+
+    def apart(self, label: Tensor, dims: Collection[int]) -> Tensor | None:
+        """A label that no longer varies along some dimensions, or None where it varies along nothing else.
+
+        Whoever reduces or mixes over a dimension needs whole slices of it: indices that differ only there leave together.
+        """
+        crossing = [dim for dim in varied(label) if dim in dims]
+        if len(crossing) == len(varied(label)):
+            return None if crossing else label
+        for dim in crossing:
+            thin = core(label)
+            self.atoms.unite(thin, thin.narrow(dim, 0, 1))
+            label = label.narrow(dim, 0, 1).expand_as(label)
+        return label
+
+    def describe(self) -> str:
+        """The op and its layer, for people."""
+        return f"{self.op} in {self.layer}" if self.layer else self.op
+
+    def approximates(self, label: Tensor) -> None:
+        """Say that the op means something else once indices that a label names leave."""
+        self.atoms.approximates(label, self.node.name, self.describe())
+
+    def fresh(self, key: int, size: int) -> Tensor:
+        """Atoms of the op's own, the same in every pass."""
+        made = self.atoms.fresh.setdefault((self.node.name, key), None)
+        if made is None:
+            made = self.atoms.fresh[self.node.name, key] = self.atoms.create(size)
+        return self.atoms.now(made)
 
     def freeze(self, what: Operand | Tensor, why: str, remedy: str) -> None:
         """Say that an operand's indices, or one label's, can never leave because of this op."""

@@ -14,15 +14,14 @@ from workbench.graph.atoms import Reason
 from workbench.graph.provenance import Provenance
 
 Place = tuple[str, int]  # a tensor's name and one of its dimensions
-Unit = dict[Place, list[int]]  # the indices that leave together
 
 
 @dataclass(frozen=True)
 class Member:
     """One dimension of one tensor that shrinks with a group: ``indices[u]`` leave with unit ``u``.
 
-    ``role`` is ``"out"`` where a layer makes these channels, ``"in"`` where one sums over them, or ``"along"`` (norms,
-    depthwise weights read and make them at once: ``"out"``).
+    ``role`` is ``"in"`` where a layer sums over these channels (also where another, with the same weight, makes them),
+    ``"out"`` where a layer makes them, else ``"along"`` (norms, buffers).
     """
 
     tensor: str
@@ -84,17 +83,16 @@ class Frozen:
 
 def find_groups(provenance: Provenance) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """The groups of a model in the order of its tensors, and what cannot shrink."""
-    classes = _Classes.of(provenance)
-    by_makers: dict[tuple[Place, ...], list[Unit]] = defaultdict(list)
-    for number, unit in classes.units().items():
-        if number not in classes.reasons:
-            makers = tuple(place for place, indices in unit.items() if classes.made[classes.atom(place, indices[0])])
-            by_makers[makers].append(unit)
+    table = _Table.of(provenance)
+    by_makers: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, makers in table.makers().items():
+        by_makers[makers].append(number)
     groups, used = [], set[str]()
-    for makers, units in by_makers.items():
-        if len(units) > 1:
-            groups.append(_group(_unused(layer_name(makers[0][0]), used), units, classes))
-    return tuple(groups), tuple(_frozen(classes))
+    for makers, numbers in by_makers.items():
+        if len(numbers) > 1:
+            name = _unused(layer_name(table.places[makers[0]][0]), used)
+            groups.append(table.group(name, np.array(numbers)))
+    return tuple(groups), tuple(table.frozen())
 
 
 def layer_name(tensor: str) -> str:
@@ -112,64 +110,78 @@ def _unused(name: str, used: set[str]) -> str:
 
 
 @dataclass(frozen=True)
-class _Classes:
-    """The classes of atoms, with what is known of each atom and class."""
+class _Table:
+    """One row for every index of every dimension: where it is, the class of its atom, whether a layer makes or reads it."""
 
-    owned: Mapping[str, tuple[np.ndarray, ...]]  # tensor -> the atoms of each dimension
-    classes: np.ndarray  # atom -> class
-    made: np.ndarray  # atom -> a layer makes it
-    read: np.ndarray  # atom -> a layer sums over it
+    places: list[Place]
+    place: np.ndarray
+    index: np.ndarray
+    number: np.ndarray  # of the class
+    made: np.ndarray
+    read: np.ndarray
     reasons: Mapping[int, Reason]  # class -> why it is frozen
+    approximate: Mapping[int, tuple[str, ...]]  # class -> the ops whose meaning changes
 
     @classmethod
-    def of(cls, provenance: Provenance) -> _Classes:
-        atoms = provenance.atoms
-        owned = {name: tuple(dim.long().numpy() for dim in dims) for name, dims in provenance.owned.items()}
-        made, read = np.zeros(atoms.count, bool), np.zeros(atoms.count, bool)
-        for mask, marked in ((made, atoms.made), (read, atoms.read)):
-            for some in marked:
-                mask[some] = True
-        classes = atoms.classes()
+    def of(cls, provenance: Provenance) -> _Table:
+        atoms, classes = provenance.atoms, provenance.atoms.classes()
+        dims = {(name, dim): part.long().numpy() for name, parts in provenance.owned.items()
+                for dim, part in enumerate(parts) if len(part) > 1}  # fmt: skip
+        sizes = [len(part) for part in dims.values()]
+        rows = np.concatenate([np.empty(0, np.int64), *dims.values()])
         reasons: dict[int, Reason] = {}
         for some, reason in atoms.frozen:
             for number in np.unique(classes[some]).tolist():
                 reasons.setdefault(number, reason)
-        return cls(owned, classes, made, read, reasons)
+        approximate: dict[int, tuple[str, ...]] = {}
+        for some, what in atoms.approximate:
+            for number in np.unique(classes[some]).tolist():
+                approximate[number] = (*approximate.get(number, ()), what)
+        return cls(
+            list(dims), np.repeat(np.arange(len(dims)), sizes),
+            np.concatenate([np.empty(0, np.int64), *map(np.arange, sizes)]).astype(np.int64), classes[rows],
+            _marks(atoms.count, atoms.made)[rows], _marks(atoms.count, atoms.read)[rows], reasons, approximate,
+        )  # fmt: skip
 
-    def atom(self, place: Place, index: int) -> int:
-        """The atom of one index of a tensor's dimension."""
-        return int(self.owned[place[0]][place[1]][index])
+    def makers(self) -> dict[int, tuple[int, ...]]:
+        """For each class that can leave, in the order of the tensors: the places where a layer makes it."""
+        pairs = np.unique(np.stack([self.number[self.made], self.place[self.made]], 1), axis=0)
+        found: dict[int, list[int]] = defaultdict(list)
+        for number, place in pairs.tolist():
+            found[number].append(place)
+        first = np.unique(self.number, return_index=True)
+        order = first[0][np.argsort(first[1])].tolist()
+        return {n: tuple(found[n]) for n in order if n in found and n not in self.reasons}
 
-    def units(self) -> dict[int, Unit]:
-        """The classes that some layer makes, each with the indices that leave with it."""
-        is_unit = np.zeros(self.classes.max(initial=-1) + 1, bool)
-        is_unit[self.classes[self.made]] = True
-        units: dict[int, Unit] = defaultdict(lambda: defaultdict(list))
-        for name, dims in self.owned.items():
-            for dim, atoms in enumerate(dims):
-                if len(atoms) > 1:
-                    numbers = self.classes[atoms]
-                    for index in np.flatnonzero(is_unit[numbers]).tolist():
-                        units[int(numbers[index])][name, dim].append(index)
-        return units
+    def group(self, name: str, numbers: np.ndarray) -> ChannelGroup:
+        """The group whose units are these classes."""
+        unit = np.full(self.number.max() + 1, -1)
+        unit[numbers] = np.arange(len(numbers))
+        rows = np.flatnonzero(unit[self.number] >= 0)
+        rows = rows[np.lexsort((self.index[rows], unit[self.number[rows]], self.place[rows]))]
+        members = []
+        for some in np.split(rows, np.flatnonzero(np.diff(self.place[rows])) + 1):
+            role = "in" if self.read[some].any() else "out" if self.made[some].any() else "along"
+            counts = np.bincount(unit[self.number[some]], minlength=len(numbers))
+            each = np.split(self.index[some], np.cumsum(counts)[:-1])
+            members.append(Member(*self.places[self.place[some[0]]], tuple(tuple(e.tolist()) for e in each), role))
+        approximate = dict.fromkeys(what for number in numbers.tolist() for what in self.approximate.get(number, ()))
+        return ChannelGroup(name, len(numbers), tuple(members), tuple(approximate))
+
+    def frozen(self) -> list[Frozen]:
+        """What layers make that cannot leave, by reason."""
+        found = []
+        starts = np.searchsorted(self.place, np.arange(len(self.places) + 1))  # the rows of a place stand together
+        for number, (name, dim) in enumerate(self.places):
+            rows = slice(starts[number], starts[number + 1])
+            if self.made[rows].any():
+                fixed = [self.reasons[n] for n in self.number[rows].tolist() if n in self.reasons]
+                found += [Frozen(name, dim, many, reason) for reason, many in Counter(fixed).items()]
+        return found
 
 
-def _group(name: str, units: list[Unit], classes: _Classes) -> ChannelGroup:
-    members = []
-    for place in dict.fromkeys(place for unit in units for place in unit):
-        indices = tuple(tuple(unit.get(place, ())) for unit in units)
-        atom = classes.atom(place, next(index for unit in indices for index in unit))
-        role = "out" if classes.made[atom] else "in" if classes.read[atom] else "along"
-        members.append(Member(*place, indices, role))
-    return ChannelGroup(name, len(units), tuple(members))
-
-
-def _frozen(classes: _Classes) -> list[Frozen]:
-    found = []
-    for name, dims in classes.owned.items():
-        for dim, atoms in enumerate(dims):
-            if len(atoms) > 1 and classes.made[atoms[0]]:
-                numbers = [number for number in classes.classes[atoms].tolist() if number in classes.reasons]
-                counts = Counter(classes.reasons[number] for number in numbers)
-                found += [Frozen(name, dim, many, reason) for reason, many in counts.items()]
-    return found
+def _marks(count: int, marked: list[np.ndarray]) -> np.ndarray:
+    marks = np.zeros(count, bool)
+    for some in marked:
+        marks[some] = True
+    return marks

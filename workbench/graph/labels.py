@@ -12,16 +12,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.graph.atoms import NOTHING
-
 Labels = tuple[Tensor, ...]
+NOTHING = -1.0  # the label of an element that comes from no index
 
 
 def varied(label: Tensor) -> tuple[int, ...]:
     """The dimensions along which a squashed label changes."""
-    return tuple(
-        d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride
-    )
+    return tuple(d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride)
 
 
 def along(atoms: Tensor, shape: Sequence[int], dim: int) -> Tensor:
@@ -40,18 +37,26 @@ def flat(label: Tensor) -> Tensor:
     return label
 
 
+def core(label: Tensor) -> Tensor:
+    """The label with size 1 in the dimensions in which it does not vary."""
+    for dim, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)):
+        if size > 1 and not stride:
+            label = label.narrow(dim, 0, 1)
+    return label
+
+
 def squash(label: Tensor) -> Tensor | None:
     """The same label with stride 0 wherever it is constant, or None where it names nothing at all."""
     if label.numel() == 0:
         return None
-    shape = label.shape
-    for dim in varied(label):
-        first = label.narrow(dim, 0, 1)
-        if torch.equal(first.expand_as(label), label):
-            label = first.expand(shape)
-    if not varied(label):
+    thin = core(label)
+    for dim in varied(thin):
+        first = thin.narrow(dim, 0, 1)
+        if torch.equal(first.expand_as(thin), thin):
+            thin = first
+    if thin.numel() == 1:
         return None  # a single index, of a dimension of size 1: it cannot leave
-    return label if bool((label != NOTHING).any()) else None
+    return thin.expand(label.shape) if bool((thin != NOTHING).any()) else None
 
 
 def squashed(labels: Sequence[Tensor]) -> Labels:
@@ -65,3 +70,31 @@ def resized(label: Tensor, shape: Sequence[int]) -> Tensor:
         if label.shape[dim] != size:
             label = label.narrow(dim, 0, 1)
     return label.expand(tuple(shape))
+
+
+def reshaped(label: Tensor, shape: Sequence[int]) -> Tensor:
+    """``label.reshape(shape)``, without memory for dimensions that do not vary and are not joined with ones that do."""
+    thin, sizes = core(label), []
+    for old, new in _blocks(label.shape, shape):
+        moving = any(thin.shape[dim] > 1 for dim in old)
+        for dim in old if moving else ():
+            thin = thin.expand([label.shape[d] if d == dim else size for d, size in enumerate(thin.shape)])
+        sizes += [shape[dim] if moving else 1 for dim in new]
+    return thin.reshape(sizes).expand(tuple(shape))
+
+
+def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Neighbouring dimensions of two shapes that hold the same number of elements, as few as possible each."""
+    found: list[tuple[list[int], list[int]]] = []
+    left = right = 0
+    while left < len(old) or right < len(new):
+        block: tuple[list[int], list[int]] = ([], [])
+        sizes = [1, 1]
+        while not (block[0] or block[1]) or sizes[0] != sizes[1]:
+            side = 0 if left < len(old) and (sizes[0] < sizes[1] or right == len(new) or (sizes[0] == sizes[1] and not block[0])) else 1
+            place, given = (left, old) if side == 0 else (right, new)
+            block[side].append(place)
+            sizes[side] *= given[place]
+            left, right = (left + 1, right) if side == 0 else (left, right + 1)
+        found.append(block)
+    return found

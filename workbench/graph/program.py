@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ class Program:
     outputs: tuple[Any, ...]
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
+    any_batch: bool  # whether it runs at other batch sizes than the one it was exported with
     last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
 
     def start(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Values:
@@ -116,17 +117,34 @@ def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> P
     own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors = {name: own[name] if name in own else exported.constants[name] for name in state.values()}
     graph = exported.graph_module.graph
-    nodes = tuple(node for node in graph.nodes if node.op == "call_function")
+    returned = cast(Sequence[Any], graph.output_node().args[0])[-len(signature.user_outputs) :]  # after written buffers
+    nodes = _alive(graph, returned)
     return Program(
         nodes=nodes,
         state=state,
         tensors={name: tensor.detach() for name, tensor in tensors.items()},
         inputs=tuple(map(str, signature.user_inputs)),
-        outputs=tuple(cast(Iterable[Any], graph.output_node().args[0])),
+        outputs=tuple(returned),
         in_spec=exported.call_spec.in_spec,
         out_spec=exported.call_spec.out_spec,
-        last_use=_last_uses(nodes, keep={node.name for node in graph.output_node().all_input_nodes}),
+        any_batch=any(map(_is_free, graph.nodes)),
+        last_use=_last_uses(nodes, keep={leaf.name for leaf in returned if isinstance(leaf, Node)}),
     )
+
+
+def _is_free(node: Node) -> bool:
+    """Whether an input has a size that is not fixed."""
+    value = node.meta.get("val")
+    return node.op == "placeholder" and isinstance(value, Tensor) and any(isinstance(s, torch.SymInt) for s in value.shape)
+
+
+def _alive(graph: torch.fx.Graph, returned: Iterable[Any]) -> tuple[Node, ...]:
+    """The operations that what is returned depends on; others assert, or compute what nobody reads."""
+    needed = {leaf for leaf in returned if isinstance(leaf, Node)}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return tuple(node for node in graph.nodes if node in needed and node.op == "call_function")
 
 
 def _last_uses(nodes: tuple[Node, ...], keep: set[str]) -> dict[str, tuple[str, ...]]:

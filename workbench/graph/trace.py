@@ -166,7 +166,7 @@ def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Lay
         )
         if weight is None:
             continue
-        shape, out = program.tensors[weight].shape, provenance.shapes[node.name]
+        shape, out = program.tensors[weight].shape, provenance.run.shapes[node.name]
         positions = out.numel() // samples // shape[0]  # not out[0]: a forward may fold time into the batch
         found.append(
             Layer(

@@ -1,9 +1,14 @@
-"""Winnowing: removes units of channel groups for real, by slicing tensors and correcting the modules that hold them."""
+"""Winnowing: removes units of channel groups for real.
+
+Two ways lead to the smaller model. The short one slices the tensors of a copy and corrects the modules that hold them:
+the class stays. Where the forward holds sizes of its own, the exported graph is rewritten instead. Either is returned
+only where it computes what the original computes with the removed units zeroed, at another batch size than the traced one.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +18,9 @@ from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
 from workbench.graph.inputs import Inputs
+from workbench.graph.masked import masked, run_masked, survivors
+from workbench.graph.rewrite import rewrite
+from workbench.graph.sizes import resize
 
 if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph
@@ -34,11 +42,25 @@ class Cut:
         return tuple(sorted(set(range(self.size)) - set(self.kept)))
 
 
-RECORD = "winnowed"  # the attribute of a smaller model that holds its cuts
+@dataclass(frozen=True)
+class Record:
+    """What a smaller model remembers of its making, for ``verify`` and ``save``.
+
+    ``approximate`` names the ops whose meaning changed; ``rewritten`` says that its class is not the original's.
+    """
+
+    cuts: tuple[Cut, ...]
+    approximate: tuple[str, ...] = ()
+    rewritten: bool = False
+
+
+RECORD = "winnowed"  # the attribute of a smaller model that holds its record
 
 
 def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A new model with only the kept units; groups that are not named stay whole. The caller's model is untouched.
+
+    Its class is the original's where the forward follows its tensors, else a ``torch.fx.GraphModule``.
 
     Raises
     ------
@@ -47,7 +69,7 @@ def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     ValueError
         A unit does not exist, or a group would lose all its units.
     Refused
-        The forward holds sizes or places that contradict the smaller tensors, or a layer would read nothing.
+        An operation cannot give what stays, or a layer would read nothing.
 
     Examples
     --------
@@ -56,33 +78,66 @@ def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     >>> winnow(graph, {"0": [0, 1, 5]})[0]
     Linear(in_features=3, out_features=3, bias=True)
     """
-    return shrink(graph.model, cuts_for(graph, kept), graph.inputs)
+    return smaller(graph, graph.model, record_of(graph, kept))
 
 
-def shrink(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs) -> nn.Module:
-    """A copy of a model with its tensors cut, after a run that shows that its forward follows.
-
-    A size or a place written in the forward shows as a failure or as other numbers: ``Refused``.
-    """
-    from workbench.verification import masked_model, relative_error
-
-    small = cut_model(model, cuts)
-    inputs = inputs.take(3)
+def smaller(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
+    """A smaller copy of a model: of the graph's own, or of one with other values in the same tensors."""
+    if not record.cuts:
+        return remember(copy.deepcopy(model), record)
+    inputs = graph.inputs.take(3) if graph.program.any_batch else graph.inputs.take(2)
     inputs = inputs.map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
-    remedy = "take sizes and places from the tensors in the forward, or leave the groups involved at full width"
-    with torch.no_grad():
-        expected = inputs(masked_model(model, small, cuts).eval())
-        try:
-            found = inputs(copy.deepcopy(small).eval())
-        except Exception as error:  # a forward raises anything
-            why = f"it holds sizes that the smaller tensors contradict ({error})"
-            raise Refused("forward", type(small).__name__, why, remedy) from error
-    pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-    # rounding stays far below the root of the precision, another order of channels far above
-    if not all(relative_error(a, b) < eps(a) ** 0.5 for a, b in pairs if isinstance(a, Tensor)):
-        why = "it takes channels by places that change when others leave, so that the smaller model gives other numbers"
-        raise Refused("forward", type(small).__name__, why, remedy)
-    return small
+    tensors = tensors_of(model, graph)
+    stays = survivors(graph.provenance, record.cuts)
+    expected = _tensors(run_masked(graph.program, stays, inputs, masked(tensors, record.cuts))[0])
+    shrunk = _shrunk(model, record.cuts, inputs, expected)
+    if shrunk is not None:
+        return remember(shrunk, record)
+    rewritten = rewrite(model, graph.program, stays, _cut(tensors, record.cuts))
+    if not agree(expected, _outputs(rewritten, inputs)):
+        raise Refused(
+            "rewrite", type(model).__name__, "the smaller model gives other numbers than the original with these units "
+            "zeroed", "leave some of these groups at full width, and report this",
+        )  # fmt: skip
+    return remember(rewritten, Record(record.cuts, record.approximate, rewritten=True))
+
+
+def _shrunk(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, expected: Sequence[Tensor]) -> nn.Module | None:
+    """A copy with smaller tensors, where its forward follows them."""
+    try:
+        small = cut_model(model, cuts)
+        return small if agree(expected, _outputs(small, inputs)) else None
+    except Exception:  # the forward holds sizes that the smaller tensors contradict; it raises anything
+        return None
+
+
+def remember(model: nn.Module, record: Record) -> nn.Module:
+    """Put its record on a smaller model."""
+    setattr(model, RECORD, record)
+    return model
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            return _tensors(inputs(model.eval()))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
+    """Rounding stays far below the root of the precision, another order of channels far above."""
+    from workbench.verification import relative_error
+
+    return len(expected) == len(found) and all(
+        relative_error(a, b) < eps(a) ** 0.5 for a, b in zip(expected, found, strict=True)
+    )
 
 
 def eps(tensor: Tensor) -> float:
@@ -90,13 +145,16 @@ def eps(tensor: Tensor) -> float:
     return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 1.0
 
 
-def cuts_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> tuple[Cut, ...]:
+def record_of(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> Record:
     """The cuts of tensors that keep only these units."""
     removed: dict[tuple[str, int], set[int]] = {}
     roles: dict[tuple[str, int], str] = {}
+    approximate: dict[str, None] = {}
     for name, stay in kept.items():
         group = graph[name]
         units = _checked(name, group.units, stay)
+        if len(units) < group.units:
+            approximate |= dict.fromkeys(group.approximate)
         for member in group.members:
             place = member.tensor, member.dim
             gone = {index for unit in set(range(group.units)) - units for index in member.indices[unit]}
@@ -113,7 +171,7 @@ def cuts_for(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> tuple[Cu
             raise Refused(
                 "slice", cut.tensor, f"all {cut.size} channels of its dimension {cut.dim} would leave", "keep one"
             )
-    return cuts
+    return Record(cuts, tuple(approximate))
 
 
 def _checked(name: str, count: int, stay: Sequence[int]) -> set[int]:
@@ -126,14 +184,34 @@ def _checked(name: str, count: int, stay: Sequence[int]) -> set[int]:
     return units
 
 
-def cut_model(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
-    """A deep copy of a model with its tensors cut, which remembers the cuts for ``verify`` and ``save``."""
-    small = copy.deepcopy(model)
-    by_tensor: dict[str, list[Cut]] = {}
+def tensors_of(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """The tensors of a program's names in a model of that class; constants are the program's."""
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    return {name: own.get(name, tensor) for name, tensor in graph.program.tensors.items()}
+
+
+def _cut(tensors: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, Tensor]:
+    """The smaller tensors; tied ones stay one object."""
+    by_tensor = _by_tensor(cuts)
+    done: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in done:
+            done[id(tensor)] = _cut_tensor(tensor, by_tensor.get(name, []))
+    return {name: done[id(tensor)] for name, tensor in tensors.items()}
+
+
+def _by_tensor(cuts: Sequence[Cut]) -> dict[str, list[Cut]]:
+    found: dict[str, list[Cut]] = {}
     for cut in cuts:
-        by_tensor.setdefault(cut.tensor, []).append(cut)
+        found.setdefault(cut.tensor, []).append(cut)
+    return found
+
+
+def cut_model(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
+    """A deep copy of a model with its tensors cut and its modules corrected."""
+    small = copy.deepcopy(model)
     replaced: dict[int, Tensor] = {}  # tied tensors stay one object
-    for name, some in by_tensor.items():
+    for name, some in _by_tensor(cuts).items():
         owner, _, leaf = name.rpartition(".")
         module = small.get_submodule(owner)
         old = getattr(module, leaf)
@@ -142,48 +220,13 @@ def cut_model(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
         setattr(module, leaf, replaced[id(old)])
     for owner in dict.fromkeys(cut.tensor.rpartition(".")[0] for cut in cuts):
         resize(small.get_submodule(owner))
-    setattr(small, RECORD, tuple(cuts))
     return small
 
 
 def _cut_tensor(tensor: Tensor, cuts: Sequence[Cut]) -> Tensor:
     with torch.no_grad():
-        smaller = tensor
+        smaller = tensor.detach()
         for cut in cuts:
             smaller = smaller.index_select(cut.dim, torch.tensor(cut.kept, device=tensor.device))
-        smaller = smaller.contiguous()
+        smaller = smaller.contiguous() if cuts else smaller.clone()
     return nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
-
-
-def resize(module: nn.Module) -> None:
-    """Make a module's attributes tell the sizes of its tensors; its forward may read them."""
-    for kind, correct in SIZES:
-        if isinstance(module, kind):
-            correct(module)
-
-
-def _convolution(module: Any) -> None:
-    out, per_group = module.weight.shape[:2]
-    if module.in_channels == module.groups > 1:  # depthwise: every input channel is a block
-        module.groups = out // (module.out_channels // module.groups)
-    module.out_channels, module.in_channels = out, per_group * module.groups
-
-
-def _linear(module: Any) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-def _batch_norm(module: Any) -> None:
-    module.num_features = len(module.running_mean if module.weight is None else module.weight)
-
-
-def _prelu(module: Any) -> None:
-    module.num_parameters = len(module.weight)
-
-
-SIZES: tuple[tuple[type, Callable[[Any], None]], ...] = (
-    (nn.modules.conv._ConvNd, _convolution),
-    (nn.Linear, _linear),
-    (nn.modules.batchnorm._NormBase, _batch_norm),
-    (nn.PReLU, _prelu),
-)

@@ -27,7 +27,7 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 def rule_for(call: Call) -> Rule:
     """The rule of a call, or the one that freezes."""
-    from workbench.graph.rules import contraction, elementwise, movement, norm, reduction  # noqa: F401  # they register
+    from workbench.graph.rules import contraction, elementwise, movement, norm, recurrent, reduction  # noqa: F401  # they register
 
     return RULES.get(call.op, unknown)
 

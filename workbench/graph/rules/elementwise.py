@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from workbench.graph.call import Call, Operand
-from workbench.graph.labels import Labels, flat, squash, varied
+from workbench.graph.labels import Labels, core, flat, squash, varied
 from workbench.graph.rules import rule
 
-UNARY = """abs celu clamp clamp_max clamp_min clone contiguous cos detach dropout elu erf exp feature_dropout gelu
-hardsigmoid hardswish hardtanh leaky_relu log log_sigmoid logical_not mish native_dropout neg relu relu6 rsqrt selu
-sigmoid silu sin softplus sqrt square tanh to _to_copy alias lift_fresh_copy bitwise_not reciprocal""".split()
-BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or
-rsub atan2 fmod remainder addcmul lerp""".split()
+KEEP = "keep the layer that makes it at full width"
+UNARY = """abs acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach dropout elu erf
+erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf isnan leaky_relu log
+log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg reciprocal relu relu6 round
+rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold to trunc _to_copy type_as alias
+lift_fresh lift_fresh_copy bitwise_not zeros_like ones_like full_like empty_like rand_like randn_like _assert_tensor_metadata
+logit digamma lgamma sgn positive absolute rrelu hardswish_ _conj""".split()
+BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
+bitwise_or bitwise_xor rsub atan2 fmod remainder floor_divide addcmul addcdiv lerp masked_fill true_divide hypot fmax fmin
+xlogy copysign copy clamp_tensor __and__ __or__""".split()
 
 
 @rule(*UNARY)
-def unary(call: Call) -> Labels:
-    """The labels of the one tensor, unchanged."""
-    return call.tensors()[0].labels
-
-
-@rule("_assert_tensor_metadata", "sym_size")
-def looked_at(call: Call) -> Labels:
-    """Asks for a type or a size; no data comes out."""
-    return ()
+def unary(call: Call) -> object:
+    """The labels of the one tensor, unchanged. A number that is added or a bound that is a tensor makes it binary."""
+    labels = call.tensors()[0].labels if len(call.tensors()) == 1 else combine(call, call.tensors(), call.shape)
+    return [labels] * len(call.shapes) if isinstance(call.shapes, list) else labels
 
 
 @rule(*BINARY)
@@ -38,13 +38,24 @@ def binary(call: Call) -> Labels:
 def prelu(call: Call) -> Labels:
     """A slope per channel, which is dimension 1."""
     inputs, weight = call.tensors()
-    if weight.shape.numel() == 1:
-        return inputs.labels
-    shape = torch.Size([1, -1, *[1] * (len(inputs.shape) - 2)])
-    slopes = Operand(
-        torch.Size([1, weight.shape.numel(), *shape[2:]]), tuple(label.reshape(shape) for label in weight.labels)
-    )
-    return combine(call, [inputs, slopes], call.shape)
+    if weight.shape.numel() == 1 or len(weight.shape) == len(inputs.shape):
+        return combine(call, [inputs, weight], call.shape) if weight.shape.numel() > 1 else inputs.labels
+    thin = torch.Size([1, weight.shape.numel(), *[1] * (len(inputs.shape) - 2)])
+    return combine(call, [inputs, Operand(thin, tuple(label.reshape(thin) for label in weight.labels))], call.shape)
+
+
+@rule("glu")
+def glu(call: Call) -> Labels:
+    """The first half of a dimension times the gate in the second."""
+    (inputs,) = call.tensors()
+    dim = call["dim"] % len(inputs.shape)
+    halves = [Operand(call.shape, tuple(parts)) for parts in zip(*(_squashed(label.chunk(2, dim)) for label in inputs.labels),
+                                                                  strict=True)]  # fmt: skip
+    return combine(call, halves, call.shape) if halves else ()
+
+
+def _squashed(labels: tuple[Tensor, ...]) -> list[Tensor]:
+    return [squash(label) if squash(label) is not None else label for label in labels]  # type: ignore[misc]
 
 
 def combine(call: Call, operands: list[Operand], shape: torch.Size) -> Labels:
@@ -55,27 +66,23 @@ def combine(call: Call, operands: list[Operand], shape: torch.Size) -> Labels:
             wide = label.expand(shape)
             place = varied(wide)
             if place in united:
-                call.atoms.unite(flat(united[place]), flat(wide))
+                call.atoms.unite(core(united[place]), core(wide))
             united[place] = _filled(united[place], wide) if place in united else wide
     for place, label in united.items():
-        if any(_fixes(operand, place, shape) for operand in operands):
-            call.freeze(
-                label, "it meets a tensor whose size there is fixed", "keep the layer that makes it at full width"
-            )
+        if len(place) == 1 and any(_fixes(operand, place[0], shape) for operand in operands):
+            call.freeze(label, "it meets a tensor whose size there is fixed", KEEP)
     return tuple(united.values())
 
 
 def _filled(first: Tensor, second: Tensor) -> Tensor:
-    """The first label, with the second where it names nothing (padding); both vary along the same dimensions."""
+    """The first label, with the second where it names nothing; both vary along the same dimensions."""
     if bool((flat(first) >= 0).all()):
         return first
     filled = squash(torch.where(first < 0, second, first))
     return first if filled is None else filled
 
 
-def _fixes(operand: Operand, place: tuple[int, ...], shape: torch.Size) -> bool:
-    """Whether an operand has every index along these dimensions, yet no label that lets them leave."""
+def _fixes(operand: Operand, dim: int, shape: torch.Size) -> bool:
+    """Whether an operand has every index along a dimension, yet no label that lets them leave."""
     sizes = [1] * (len(shape) - len(operand.shape)) + list(operand.shape)
-    if any(sizes[dim] == 1 for dim in place):
-        return False
-    return all(varied(label.expand(shape)) != place for label in operand.labels)
+    return sizes[dim] > 1 and not any(dim in varied(label.expand(shape)) for label in operand.labels)

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.graph.atoms import NOTHING
 from workbench.graph.call import Call, Operand
-from workbench.graph.labels import Labels, flat, resized, squash, squashed, varied
+from workbench.graph.labels import NOTHING, Labels, reshaped, squash, squashed, varied
 from workbench.graph.rules import rule
 
 MOVES = """view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze expand slice select narrow
-flip roll pixel_shuffle pixel_unshuffle channel_shuffle movedim swapaxes""".split()
-BY_PLACE = "slice select narrow roll channel_shuffle".split()  # their constants would have to change with the width
-SPLITS = "split split_with_sizes chunk unbind".split()
+flip roll pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle movedim swapaxes repeat repeat_interleave
+diagonal rot90 unfold im2col view_as expand_as broadcast_to tile _reshape_alias mT""".split()
+SPLITS = "split split_with_sizes chunk unbind tensor_split".split()
+BY_PLACES = "index_select gather index embedding take_along_dim".split()
+KEEP = "keep the layer that makes it at full width"
 
 
 @rule(*MOVES)
 def move(call: Call) -> Labels:
-    """The op, run on each label of its one tensor."""
-    (moved,) = call.tensors()
-    results = [(label, squash(_run(call, moved, label))) for label in moved.labels]
-    for before, after in results:
-        if after is not None and len(varied(after)) > len(varied(before)):
-            call.freeze(
-                before, "it splits these indices by sizes written in the forward", "keep the layer at full width"
-            )
-        elif call.op in BY_PLACE and (after is None or not torch.equal(flat(before), flat(after))):
-            call.freeze(
-                before, "it takes these indices by places written in the forward", "keep the layer at full width"
-            )
-    return tuple(after for _, after in results if after is not None)
+    """The op, run on each label of its tensor."""
+    moved = call.tensors()[0]
+    return squashed([run(call, moved, label) for label in moved.labels])
 
 
 @rule(*SPLITS)
 def split(call: Call) -> list[Labels]:
     """Several results: the op run on each label, then gathered by result."""
     (moved,) = call.tensors()
-    runs = [_run(call, moved, label) for label in moved.labels]
-    count = len(call.node.meta["val"])
-    return [squashed([run[place] for run in runs]) for place in range(count)]
+    runs = [run(call, moved, label) for label in moved.labels]
+    return [squashed([part[place] for part in runs]) for place in range(len(call.shapes))]
 
 
 @rule("getitem")
@@ -51,26 +42,63 @@ def getitem(call: Call) -> Any:
     return item.labels if isinstance(item, Operand) else ()
 
 
-@rule("pad", "constant_pad_nd")
+@rule("constant_pad_nd", "pad")
 def pad(call: Call) -> Labels:
-    """Labels along the padded dimensions freeze, since padding has no index; the others pass."""
-    (moved,) = call.tensors()
-    padded = {len(call.shape) - 1 - place // 2 for place, amount in enumerate(call["pad"]) if amount}
-    crossing = [label for label in moved.labels if padded & set(varied(label))]
-    for label in crossing:
-        call.freeze(label, "it adds as many as are written in the forward", "keep the layer at full width")
-    return tuple(resized(label, call.shape) for label in moved.labels if not padded & set(varied(label)))
+    """What is padded is made from nothing: its indices may leave with what they meet."""
+    moved = call.tensors()[0]
+    width = {len(call.shape) - 1 - place // 2: call["pad"][place - place % 2 : place - place % 2 + 2]
+             for place in range(len(call["pad"]))}  # fmt: skip
+    labels = []
+    for label in moved.labels:
+        for dim, (before, after) in width.items():
+            if (before or after) and dim in varied(label):
+                if before < 0 or after < 0:
+                    call.freeze(label, "it cuts off a fixed number", KEEP)
+                label = _grown(call, label, dim, before, after)
+            elif before or after:
+                size = [*label.shape]
+                size[dim] += before + after
+                label = label.narrow(dim, 0, 1).expand(size)
+        labels.append(label)
+    return squashed(labels)
 
 
-@rule("cat")
+def _grown(call: Call, label: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """A label along a dimension to whose ends atoms of the op's own are added."""
+    fresh = call.fresh(dim, max(before, 0) + max(after, 0))
+    shape = [1] * label.ndim
+    parts = []
+    for piece, size in ((fresh[: max(before, 0)], before), (fresh[max(before, 0) :], after)):
+        shape[dim] = max(size, 0)
+        wide = [*label.shape]
+        wide[dim] = max(size, 0)
+        parts.append(piece.view(shape).expand(wide))
+    return torch.cat([parts[0], label, parts[1]], dim)
+
+
+@rule("cat", "concat")
 def concatenate(call: Call) -> Labels:
     """Along the joined dimension indices stand side by side; across it they leave together."""
-    operands: list[Operand] = call["tensors"]
+    operands = [operand for operand in call["tensors"] if operand.shape != (0,)]
+    return _joined(call, operands, call["dim"] % len(call.shape))
+
+
+@rule("stack")
+def stack(call: Call) -> Labels:
+    """A new dimension; across it indices leave together."""
     dim = call["dim"] % len(call.shape)
+    operands = [
+        Operand(torch.Size([*o.shape[:dim], 1, *o.shape[dim:]]), tuple(label.unsqueeze(dim) for label in o.labels))
+        for o in call["tensors"]
+    ]
+    return _joined(call, operands, dim)
+
+
+def _joined(call: Call, operands: list[Operand], dim: int) -> Labels:
     joined: list[Tensor] = []
     for place in {varied(label): None for operand in operands for label in operand.labels}:
         parts = [operand.only(*place) for operand in operands]
-        if dim in place or place == (dim,):
+        if dim in place:
             filled = [
                 torch.full(operand.shape, NOTHING, dtype=torch.float64) if part is None else part
                 for part, operand in zip(parts, operands, strict=True)
@@ -81,18 +109,90 @@ def concatenate(call: Call) -> Labels:
         for part in known[1:]:
             call.atoms.unite(known[0], part)
         if len(known) < len(parts):
-            call.freeze(known[0], "it joins a tensor whose size across is fixed", "keep the layer at full width")
+            call.freeze(known[0], "it joins a tensor whose size across is fixed", KEEP)
         joined.append(known[0].expand(call.shape))
     return squashed(joined)
 
 
-def _run(call: Call, moved: Operand, label: Tensor) -> Any:
-    """The node's own op with the label in the tensor's place; ``view`` as ``reshape``, as a label has strides of 0."""
-    arguments: dict[str, Any] = {name: label if value is moved else value for name, value in call.arguments.items()}
-    if call.op in ("view", "_unsafe_view"):
-        return label.reshape(arguments["size"])
-    return call.node.target(**_positional(call, arguments))  # type: ignore[operator]
+@rule(*BY_PLACES)
+def pick(call: Call) -> Labels:
+    """By places that are known, the op is run on the labels; by places that depend on the inputs, that dimension freezes."""
+    moved = call.tensors()[0]
+    places = call.tensors()[1:]
+    if all(place.owned and place.value is not None for place in places):
+        return squashed([run(call, moved, label) for label in moved.labels])
+    dims = picked_dims(call.op, call.arguments, len(moved.shape))
+    passed = []
+    for label in moved.labels:
+        apart = call.apart(label, dims)
+        if apart is None:
+            call.freeze(label, "which of them it takes depends on the inputs", KEEP)
+        else:
+            passed.append(run(call, moved, apart))
+    return squashed(passed)
 
 
-def _positional(call: Call, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
+def picked_dims(op: str, arguments: Mapping[str, Any], rank: int) -> list[int]:
+    """The dimensions that an op takes by places."""
+    if op == "embedding":
+        return [0]
+    if op == "index":
+        return [dim for dim, place in enumerate(arguments["indices"]) if place is not None]
+    return [arguments["dim"] % rank]
+
+
+@rule("slice_scatter", "select_scatter", "index_put", "copy")
+def write(call: Call) -> Labels:
+    """A tensor with a part replaced: the part's indices leave with those they replace."""
+    from workbench.graph.rules.elementwise import combine
+
+    target, source = call.tensors()[:2]
+    if call.op in ("copy", "index_put"):
+        return combine(call, [target, source], call.shape) if call.op == "copy" else _frozen(call)
+    dim = call["dim"] % len(target.shape)
+    labels = list(target.labels)
+    for part in source.labels:
+        wide = part.unsqueeze(dim) if call.op == "select_scatter" else part
+        place = varied(wide)
+        match = next((label for label in labels if varied(label) == place), None)
+        if match is None:
+            call.freeze(part, "it is written into a tensor whose size there is fixed", KEEP)
+        else:
+            call.atoms.unite(_window(call, match, dim), wide)
+    for label in labels:
+        if all(varied(p.unsqueeze(dim) if call.op == "select_scatter" else p) != varied(label) for p in source.labels):
+            if varied(label) != (dim,) and source.shape.numel() > 1:
+                call.freeze(label, "something of fixed size is written into it", KEEP)
+    return tuple(labels)
+
+
+def _window(call: Call, label: Tensor, dim: int) -> Tensor:
+    """The part of a label that is written to."""
+    if call.op == "select_scatter":
+        return label.narrow(dim, call["index"] % label.shape[dim], 1)
+    return torch.ops.aten.slice(label, dim, call["start"], call["end"], call["step"])
+
+
+def _frozen(call: Call) -> Labels:
+    for tensor in call.tensors():
+        call.freeze(tensor, "it writes to places that are not known", KEEP)
+    return ()
+
+
+def run(call: Call, moved: Operand, label: Tensor) -> Any:
+    """The node's own op with the label in the tensor's place; ``view`` becomes ``reshape``, as a label has strides of 0."""
+    arguments = {name: label if value is moved else _plain(value) for name, value in call.arguments.items()}
+    if call.op in ("view", "reshape", "_unsafe_view", "_reshape_alias", "view_as", "flatten", "unflatten"):
+        return reshaped(label, call.shape)
+    if call.op == "expand_as":
+        return label.expand(call.shape)
+    if call.op == "embedding":
+        return label[arguments["indices"]] if isinstance(arguments["indices"], Tensor) else label.narrow(0, 0, 1).expand(call.shape)
+    return call.node.target(**{name: value for name, value in arguments.items() if value is not None})  # type: ignore[operator]
+
+
+def _plain(value: Any) -> Any:
+    """A tensor argument as the tensor itself: places to index."""
+    if isinstance(value, Operand):
+        return value.value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

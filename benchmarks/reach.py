@@ -1,0 +1,162 @@
+"""How far does tracing reach? Every architecture of a zoo: traced, shrunk at random, verified.
+
+Of every channel group a random 30 % of the units leave, all groups at once; the smaller model is compared with the
+original whose removed units are zeroed, in float64. Weights are random: this is about structure. Each model runs in a
+process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import workbench as wb
+
+REMOVED = 0.3
+EXACT, APPROXIMATE, REFUSED, WRONG = "exact", "approximate", "refused", "WRONG"
+
+Case = tuple[Callable[[], nn.Module], Any, str | None]  # builds the model; its inputs; the part that is traced
+
+
+def torchvision_cases() -> Iterator[tuple[str, Callable[[], Case]]]:
+    """All models of torchvision, detectors through their backbone."""
+    from torchvision import models
+
+    for name in models.list_models():
+        if not name.startswith("quantized_"):
+            yield name, lambda name=name: _torchvision(name)
+
+
+def _torchvision(name: str) -> Case:
+    from torchvision import models
+
+    options: dict[str, Any] = {}
+    size, part = 96, None
+    if name.startswith(("vit_", "swin", "maxvit", "inception")):
+        size = 224 if not name.startswith("inception") else 128
+        size = 518 if name == "vit_h_14_518" else size
+    inputs: Any = (torch.rand(2, 3, size, size),)
+    if models.get_model_builder(name).__module__.startswith("torchvision.models.detection"):
+        options, part = {"weights_backbone": None}, "backbone"
+        inputs = ([torch.rand(3, 128, 128)],)
+    elif models.get_model_builder(name).__module__.startswith("torchvision.models.segmentation"):
+        options = {"weights_backbone": None}
+    elif models.get_model_builder(name).__module__.startswith("torchvision.models.video"):
+        frames, side = (16, 224) if name.startswith("mvit") else (16, 64)
+        inputs = (torch.rand(2, 3, frames, side, side),)
+    elif name.startswith("raft"):
+        inputs = (torch.rand(2, 3, 128, 128), torch.rand(2, 3, 128, 128))
+    if name in ("googlenet", "inception_v3"):
+        options = {"init_weights": False}
+    return lambda: models.get_model(name, weights=None, **options), inputs, part
+
+
+def timm_cases() -> Iterator[tuple[str, Callable[[], Case]]]:
+    """One small architecture of each family of timm."""
+    import timm
+
+    for module in sorted(timm.list_modules()):
+        names = [name for name in timm.list_models(module=module) if not name.startswith("test_")]
+        if names:
+            yield module, lambda names=names: _timm(names)
+
+
+def _timm(names: list[str]) -> Case:
+    import timm
+
+    def size(name: str) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in timm.create_model(name).parameters())
+
+    name = min(names[:12], key=size)
+    model = timm.create_model(name)
+    shape = model.default_cfg.get("test_input_size") or model.default_cfg["input_size"]
+    fixed = model.default_cfg.get("fixed_input_size", False)
+    side = shape[1] if fixed or shape[1] < 224 else 224
+    return lambda: model, (torch.rand(2, shape[0], side, side),), None
+
+
+ZOOS = {"torchvision": torchvision_cases, "timm": timm_cases}
+
+
+def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:
+    """One model: its outcome, and what it cost to find out."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    build, inputs, part = make()
+    model = build().eval()
+    start = time.process_time()
+    try:
+        graph = wb.trace(model, inputs, **({"submodule": part} if part else {}))
+        found = {"trace_cpu_seconds": round(time.process_time() - start, 2)}
+        draw = random.Random(0)
+        kept = {g.name: sorted(draw.sample(range(g.units), g.units - round(REMOVED * g.units))) for g in graph.groups}
+        held = {m.tensor for g in graph.groups for m in g.members}
+        found |= {
+            "groups": len(graph.groups), "units": sum(g.units for g in graph.groups),
+            "approximate_groups": sum(bool(g.approximate) for g in graph.groups), "frozen": len(graph.frozen),
+            "share": round(sum(graph.parameters[n].numel() for n in held if n in graph.parameters)
+                           / sum(p.numel() for p in graph.parameters.values()), 3),
+        }  # fmt: skip
+        start = time.process_time()
+        small = graph.winnow(kept)
+        found |= {"winnow_cpu_seconds": round(time.process_time() - start, 2), "rewritten": type(small) is not type(model)}
+        check = wb.verify(graph, small, inputs)
+        found |= {"worst": check.worst, "at": check.layer, "norms": list(check.approximate)[:3],
+                  "outcome": WRONG if not check.ok else APPROXIMATE if check.approximate else EXACT}  # fmt: skip
+    except wb.Refused as refused:
+        found = {"outcome": REFUSED, "why": str(refused)[:400], "cpu_seconds": round(time.process_time() - start, 2)}
+    return found | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}
+
+
+def _child(make: Callable[[], Case], pipe: Any) -> None:
+    torch.set_num_threads(1)
+    try:
+        pipe.send(measure(make))
+    except Exception as error:  # a defect of ours, or of the architecture: it is shown
+        pipe.send({"outcome": "crash", "why": f"{type(error).__name__}: {str(error)[:300]}",
+                   "at": traceback.format_exc(limit=-3)})  # fmt: skip
+
+
+def main() -> None:
+    """Run a zoo; one line a model on stderr, JSON on stdout."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", choices=ZOOS, default="torchvision")
+    parser.add_argument("--only", nargs="+", help="these models")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
+    given = parser.parse_args()
+    results = {}
+    fork = multiprocessing.get_context("fork")
+    for name, make in ZOOS[given.zoo]():
+        if given.only and name not in given.only:
+            continue
+        ours, theirs = fork.Pipe(duplex=False)
+        process = fork.Process(target=_child, args=(make, theirs))
+        process.start()
+        theirs.close()
+        try:
+            results[name] = ours.recv()
+        except EOFError:
+            results[name] = {"outcome": "killed", "exit": process.exitcode}
+        process.join()
+        print(f"{name:28} {json.dumps(results[name])}", file=sys.stderr, flush=True)
+        if given.out:
+            given.out.write_text(json.dumps(results, indent=1))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The original with removed units zeroed: what a smaller model has to compute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+
+from workbench.graph.call import bind, op_name
+from workbench.graph.constants import CORRECTORS, Site, Size
+from workbench.graph.inputs import Inputs
+from workbench.graph.program import Program, Values
+from workbench.graph.provenance import Provenance
+from workbench.graph.survivors import Kept, Survivors, compact
+
+if TYPE_CHECKING:
+    from workbench.graph.winnow import Cut
+
+
+def survivors(provenance: Provenance, cuts: Sequence[Cut]) -> Survivors:
+    """What stays of every value of a program after some cuts."""
+    atoms = provenance.atoms
+    first = torch.from_numpy(atoms.first)
+    gone = torch.zeros(atoms.count, dtype=torch.bool)
+    for cut in cuts:
+        gone[first[provenance.owned[cut.tensor][cut.dim].long()[list(cut.removed)]]] = True
+    return Survivors(provenance, gone[first])
+
+
+def masked(tensors: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, Tensor]:
+    """The tensors of a program, zero where a layer would read a removed channel."""
+    changed = dict(tensors)
+    for cut in cuts:
+        if cut.role == "in":
+            tensor = changed[cut.tensor].detach()
+            changed[cut.tensor] = tensor.index_fill(cut.dim, torch.tensor(cut.removed, device=tensor.device), 0)
+    return changed
+
+
+@torch.no_grad()
+def run_masked(
+    program: Program, stays: Survivors, inputs: Inputs, tensors: Mapping[str, Tensor], watch: Collection[str] = (),
+    precise: bool = False,
+) -> tuple[Any, Values]:  # fmt: skip
+    """What the program returns with masked tensors, and the values of the watched nodes.
+
+    Where two activations are multiplied and summed over channels that leave, no tensor of the model can be zero in their
+    stead: one of the activations is. ``precise`` computes in float64 whatever the forward says.
+    """
+    values = program.start(inputs, tensors)
+    if precise:
+        values = {name: _double(value) for name, value in values.items()}
+    seen: Values = {}
+    for node in program.nodes:
+        values[node.name] = _value(node, values, stays, precise)
+        if node.name in watch:
+            seen[node.name] = values[node.name]
+        program.forget(node, values)
+    return program.output(values), seen
+
+
+def _value(node: Node, values: Values, stays: Survivors, precise: bool) -> Any:
+    atoms = stays.provenance.atoms
+    given = {used.name: values[used.name] for used in node.all_input_nodes}
+    given |= {name: _zeroed(given[name], stays, name) for name in atoms.products.get(node.name, ())}
+    if node.name in atoms.altered:
+        return _altered(node, given, stays, precise)
+    args, kwargs = _filled((node.args, node.kwargs), given, precise)
+    return node.target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
+
+
+def _altered(node: Node, given: Values, stays: Survivors, precise: bool) -> Any:
+    """An op that means something else once indices leave: it is run on what stays, and zeros stand for the rest."""
+    arguments = bind(node, node.args, node.kwargs)
+    corrector = CORRECTORS.get(op_name(node))
+    arguments |= corrector(Site(node, arguments, stays)) if corrector else {}
+    small = {name: compact(value, stays.of(name)) if isinstance(value, Tensor) else value for name, value in given.items()}
+    result = node.target(**_filled(arguments, small, precise))  # type: ignore[operator]
+    if not isinstance(result, list | tuple):
+        return _spread(result, stays.of(node.name), stays.provenance.run.shapes[node.name])
+    shapes = stays.provenance.run.shapes[node.name]
+    return [_spread(*each) for each in zip(result, stays.each(node.name), shapes, strict=True)]
+
+
+def _spread(value: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
+    for dim, positions in kept.items():
+        wide = value.new_zeros([shape[d] if d == dim else size for d, size in enumerate(value.shape)])
+        value = wide.index_copy(dim, positions.to(value.device), value)
+    return value
+
+
+def _filled(arguments: Any, given: Values, precise: bool) -> Any:
+    """Arguments with values in the place of nodes."""
+
+    def fill(leaf: Any) -> Any:
+        if isinstance(leaf, Node):
+            return given[leaf.name]
+        if isinstance(leaf, Size):
+            return leaf.now
+        return torch.float64 if precise and isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
+
+    return map_aggregate(arguments, fill)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _zeroed(value: Tensor, stays: Survivors, name: str) -> Tensor:
+    for dim, positions in stays.of(name).items():
+        gone = torch.ones(value.shape[dim], dtype=torch.bool, device=value.device)
+        gone[positions.to(value.device)] = False
+        value = value.index_fill(dim, gone.nonzero().flatten(), 0)
+    return value

@@ -1,0 +1,134 @@
+"""The modules of a rewritten model: real ones where an operation is just a call of one, else plain holders of tensors."""
+
+from __future__ import annotations
+
+import copy
+import keyword
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.fx import Node
+
+from workbench.graph.call import bind, layer_of, op_name
+from workbench.graph.inputs import device_of
+from workbench.graph.program import Program
+from workbench.graph.sizes import resize
+
+PLAIN: dict[type, str] = {
+    nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Conv3d: "conv3d", nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d", nn.ConvTranspose3d: "conv_transpose3d", nn.Linear: "linear",
+    nn.BatchNorm1d: "_native_batch_norm_legit_no_training", nn.BatchNorm2d: "_native_batch_norm_legit_no_training",
+    nn.BatchNorm3d: "_native_batch_norm_legit_no_training", nn.LSTM: "lstm", nn.GRU: "gru", nn.LayerNorm: "layer_norm",
+}  # fmt: skip
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+
+
+class Modules:
+    """Builds the module tree of a rewritten model under ``root``, with the names of the original."""
+
+    def __init__(self, model: nn.Module, program: Program, tensors: Mapping[str, Tensor]):
+        self.model, self.program, self.tensors = model, program, tensors
+        self.root = nn.Module()
+        self.device = device_of(tensors.values())
+        self.fleeting = {
+            name for name, _ in model.named_buffers(remove_duplicate=False) if name not in model.state_dict()
+        }
+
+    def call(self, node: Node, graph: fx.Graph, new: Callable[[Any], Any]) -> Any:
+        """A call of the module whose forward the operation is, or None where it is none or not just that."""
+        path = layer_of(node)
+        if not path:
+            return None
+        module = self.model.get_submodule(path)
+        if PLAIN.get(type(module)) != op_name(node):
+            return None
+        arguments = bind(node, node.args, node.kwargs)
+        if not self._is_call(module, path, arguments):
+            return None
+        self._place(path, module)
+        if isinstance(module, nn.RNNBase):
+            return self._recurrent(module, path, arguments, graph, new)
+        called = graph.call_module(safe(path), (new(arguments["input"]),))
+        return (called,) if op_name(node) == "_native_batch_norm_legit_no_training" else called
+
+    def hold(self, name: str) -> str:
+        """Make a tensor of the program an attribute of the tree; where it is then."""
+        owner = self.root
+        *path, leaf = safe(name).split(".")
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        if not hasattr(owner, leaf):
+            tensor = self.tensors[name]
+            if isinstance(tensor, nn.Parameter):
+                owner.register_parameter(leaf, tensor)
+            else:
+                own = name in self.model.state_dict()
+                owner.register_buffer(leaf, tensor, persistent=own)
+        return safe(name)
+
+    def constant(self, name: str, tensor: Tensor) -> str:
+        """A tensor that the rewriting needs: no part of the state dict."""
+        self.root.register_buffer(name, tensor.to(self.device), persistent=False)
+        return name
+
+    def _is_call(self, module: nn.Module, path: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether the operation's tensors are the module's own, and nothing else happens in it."""
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            return False
+        if isinstance(module, nn.RNNBase):
+            return module.proj_size == 0 and all(self._name(one).startswith(f"{path}.") for one in arguments["params"])
+        if isinstance(module, nn.LayerNorm) and not module.elementwise_affine:
+            return False
+        return all(
+            arguments.get(leaf) is None or self._name(arguments[leaf]) == f"{path}.{leaf}"
+            for leaf in ("weight", "bias", "running_mean", "running_var")
+        )
+
+    def _name(self, node: Any) -> str:
+        return self.program.state.get(node.name, "") if isinstance(node, Node) else ""
+
+    def _place(self, path: str, module: nn.Module) -> None:
+        """A copy of a module in the tree, with the smaller tensors."""
+        owner = self.root
+        *parents, leaf = safe(path).split(".")
+        for part in parents:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        if type(owner._modules.get(leaf)) is type(module):
+            return
+        placed = copy.deepcopy(module)
+        for hooks in HOOKS:
+            setattr(placed, hooks, OrderedDict())
+        for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if f"{path}.{name}" in self.tensors:
+                setattr(placed, name, self.tensors[f"{path}.{name}"])
+        resize(placed)
+        owner.add_module(leaf, placed)
+
+    def _recurrent(
+        self, module: nn.RNNBase, path: str, arguments: Mapping[str, Any], graph: fx.Graph, new: Callable[[Any], Any]
+    ) -> Any:
+        """The op returns its states one by one, the module of an LSTM as a pair."""
+        state = new(arguments["hx"])
+        called = graph.call_module(safe(path), (new(arguments["input"]), tuple(state) if isinstance(module, nn.LSTM) else state))
+        outputs, states = (graph.call_function(operator.getitem, (called, place)) for place in (0, 1))
+        if not isinstance(module, nn.LSTM):
+            return (outputs, states)
+        return (outputs, *(graph.call_function(operator.getitem, (states, place)) for place in (0, 1)))
+
+
+def safe(name: str) -> str:
+    """A dotted name that is safe in generated code: what is no identifier is spelt in code points."""
+    return ".".join(map(_safe, name.split(".")))
+
+
+def _safe(part: str) -> str:
+    if (part.isidentifier() and not keyword.iskeyword(part)) or part.isdigit():
+        return part
+    return "_" + "_".join(format(ord(letter), "x") for letter in part)
