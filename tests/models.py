@@ -50,6 +50,9 @@ class Toy:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = self.build().double()
+            for module in model.modules():  # some layers of the table were made before the seed was set
+                if isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd | nn.RNNBase):
+                    module.reset_parameters()
             for tensor in [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]:
                 if tensor.ndim == 1:
                     nn.init.uniform_(tensor, 0.5, 1.5)

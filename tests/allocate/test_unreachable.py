@@ -76,3 +76,9 @@ def test_front_names_the_budget() -> None:
 def test_front_of_an_unknown_resource() -> None:
     with pytest.raises(ValueError, match=r"no resource 'ms'; choose one of \['macs'\]"):
         front(Problem((A, B), (MACS,)), "ms", [40])
+
+
+def test_a_resource_that_costs_nothing_has_no_share() -> None:
+    free = Resource("free", (Term("x", (0,), np.array([2, 0])), Term("y", (1,), np.array([2, 0]))), 0, -1)
+    with pytest.raises(Unreachable, match="the smallest reachable cost is 0, held"):
+        solve(Problem((A, B), (free,)))

@@ -57,7 +57,7 @@ def _together(problem: Problem, loosest: float, best: Callable[[Problem], Sequen
 def _reached(problem: Problem, resource: Resource, picked: Sequence[int]) -> str:
     """The cost of a plan, and what share of the untouched model's it is."""
     cost, untouched = resource.cost(picked), resource.cost([len(choice.options) - 1 for choice in problem.choices])
-    return f"{cost:g} ({cost / untouched:.3f} of the original)"
+    return f"{cost:g} ({cost / untouched:.3f} of the original)" if untouched else f"{cost:g}"
 
 
 def _freed(resource: Resource) -> Resource:
