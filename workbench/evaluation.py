@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
+from workbench.graph.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -100,21 +101,6 @@ def _vector(scores: Any) -> np.ndarray:
     if values.ndim != 1:
         raise ValueError(f"the score of a batch has the shape {tuple(values.shape)}; return one number a sample, [N]")
     return values.numpy()
-
-
-class evaluating:  # noqa: N801  # reads as a word: with evaluating(model)
-    """Eval mode for a while; every submodule gets its own mode back."""
-
-    def __init__(self, model: nn.Module):
-        self.modes = {module: module.training for module in model.modules()}
-        self.model = model
-
-    def __enter__(self) -> nn.Module:
-        return self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self.modes.items():
-            module.training = training
 
 
 def whole_score(evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Module) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from workbench.graph.inputs import Inputs
 from workbench.graph.masked import masked, run_masked, survivors
 from workbench.graph.modules import safe
+from workbench.graph.part import part_of, seen_inputs
 from workbench.graph.survivors import compact
 from workbench.graph.trace import ChannelGraph, trace
 from workbench.graph.winnow import RECORD, Record
@@ -77,9 +78,11 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
         raise ValueError(
             f"this {type(small).__name__} has no record of what was removed; verify takes a model from winnow"
         )
-    graph = dense if isinstance(dense, ChannelGraph) else trace(dense, example_inputs)
-    inputs = graph.inputs if example_inputs is None else Inputs.of(example_inputs)
-    comparison = _Comparison(graph, small, record)
+    graph = dense if isinstance(dense, ChannelGraph) else trace(dense, example_inputs, submodule=record.submodule)
+    inputs = graph.inputs
+    if example_inputs is not None:
+        inputs = seen_inputs(graph.whole or graph.model, record.submodule, Inputs.of(example_inputs))
+    comparison = _Comparison(graph, part_of(small, record.submodule), record)
     inputs = inputs.map(_telling)
     try:
         layer, worst = comparison.worst(inputs, precise=True)

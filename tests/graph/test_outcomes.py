@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from tests.models import Lambda
 from workbench import Refused, trace
+from workbench.graph.masked import masked, run_masked, survivors
 from workbench.graph.trace import ChannelGraph
+from workbench.graph.winnow import record_of
 
 
 def flat(expression: Callable[[Any, Tensor], Any], wide: int = 8, out: int = 8) -> Callable[[], nn.Module]:
@@ -56,27 +58,27 @@ CONSTRUCTS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], dict[str, 
     ("reflected space", image(lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect")), IMAGE, {"hidden": 8}),
     ("hard-coded view", image(lambda m, x: x.view(-1, 8, 16).unflatten(2, (4, 4))), IMAGE, None),
     ("view by size", image(lambda m, x: x.view(x.size(0), -1, 4, 4)), IMAGE, None),
-    ("layer norm", lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)), VECTOR, {}),
-    ("group norm", lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 1)), IMAGE, {}),
+    ("layer norm", lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3)), VECTOR, {"0": 8}),
+    ("group norm", lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 1)), IMAGE, {"0": 2}),
     ("instance norm", lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.InstanceNorm2d(8), nn.Conv2d(8, 3, 1)), IMAGE, None),
     ("batch norm by batch", lambda: nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8, track_running_stats=False), nn.Conv2d(8, 3, 1)), IMAGE, None),
-    ("softmax over channels", flat(lambda m, x: x.softmax(-1)), VECTOR, {}),
-    ("normalised", flat(lambda m, x: F.normalize(x, dim=-1)), VECTOR, {}),
-    ("mean over channels", flat(lambda m, x: x.mean(-1, keepdim=True), out=1), VECTOR, {}),
-    ("cumulated", flat(lambda m, x: x.cumsum(-1)), VECTOR, {}),
+    ("softmax over channels", flat(lambda m, x: x.softmax(-1)), VECTOR, {"hidden": 8}),
+    ("normalised", flat(lambda m, x: F.normalize(x, dim=-1)), VECTOR, {"hidden": 8}),
+    ("mean over channels", flat(lambda m, x: x.mean(-1, keepdim=True), out=1), VECTOR, {"hidden": 8}),
+    ("cumulated", flat(lambda m, x: x.cumsum(-1)), VECTOR, {"hidden": 8}),
     ("sorted", flat(lambda m, x: x.sort(-1)[0]), VECTOR, {}),
     ("best of", flat(lambda m, x: x.topk(4, -1)[0], out=4), VECTOR, {}),
-    ("indexed", flat(lambda m, x: x[:, torch.tensor([3, 1, 2])], out=3), VECTOR, {}),
+    ("indexed", flat(lambda m, x: x[:, torch.tensor([3, 1, 2])], out=3), VECTOR, None),
     ("repeated", flat(lambda m, x: x.repeat(1, 2), out=16), VECTOR, None),
     ("with itself", flat(lambda m, x: torch.cat([x, x], 1), out=16), VECTOR, {"hidden": 8}),
     ("outer product", flat(lambda m, x: (x[:, :, None] * x[:, None, :2]).flatten(1), out=16), VECTOR, None),
-    ("added constants", flat(lambda m, x: x + torch.arange(8.0)), VECTOR, {}),
+    ("added constants", flat(lambda m, x: x + torch.arange(8.0)), VECTOR, {"hidden": 8}),
     ("written in place", flat(lambda m, x: x.clone().index_fill_(1, torch.tensor([1]), 0.0)), VECTOR, {}),
     ("where", flat(lambda m, x: torch.where(x > 0, x, 0.1 * x)), VECTOR, {"hidden": 8}),
     ("converted", flat(lambda m, x: x.to(torch.float32)), VECTOR, {"hidden": 8}),
     ("expanded", flat(lambda m, x: x[:, None].expand(-1, 3, -1)), VECTOR, {"hidden": 8}),
-    ("attention over channels", flat(lambda m, x: (x[:, :, None] @ x[:, None, :]).mean(1)), VECTOR, {}),
+    ("attention over channels", flat(lambda m, x: (x[:, :, None] @ x[:, None, :]).mean(1)), VECTOR, {"hidden": 8}),
     ("transposed convolution", lambda: nn.Sequential(
         nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 6, 2), nn.Conv2d(6, 3, 1)), IMAGE, None),
     ("weight norm", lambda: nn.Sequential(
@@ -119,16 +121,11 @@ class Recurrent(nn.Module):
         return self.head(self.memory(self.hidden(x))[0])
 
 
-def masked(graph: ChannelGraph, kept: dict[str, list[int]], inputs: Tensor) -> Any:
-    """The original's program, with the columns that read removed units zeroed."""
-    tensors = {name: tensor.clone() for name, tensor in graph.program.tensors.items()}
-    for name, stay in kept.items():
-        for member in graph[name].members:
-            gone = [i for unit, some in enumerate(member.indices) if unit not in stay for i in some]
-            if member.role == "in":
-                tensors[member.tensor].index_fill_(member.dim, torch.tensor(gone, dtype=torch.long), 0.0)
-    with torch.no_grad():
-        return graph.program(graph.inputs.of(inputs), tensors)
+def zeroed(graph: ChannelGraph, kept: dict[str, list[int]], inputs: Tensor) -> Any:
+    """What the original computes with the columns that read removed units zeroed."""
+    record = record_of(graph, kept)
+    stays = survivors(graph.provenance, record.cuts)
+    return run_masked(graph.program, stays, graph.inputs.of(inputs), masked(graph.program.tensors, record.cuts))[0]
 
 
 # PyTorch warns of how it exports its own recurrent layers
@@ -152,7 +149,7 @@ def test_exact_or_refused(build: Callable[[], nn.Module], shape: tuple[int, ...]
             refusals.append(refusal)
             continue
         with torch.no_grad():
-            expected, got = masked(graph, kept, inputs), small.eval()(inputs)
+            expected, got = zeroed(graph, kept, inputs), small.eval()(inputs)
         for left, right in zip(_tensors(expected), _tensors(got), strict=True):
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
     assert units is None or not refusals, f"{found} must be exact, not refused: {refusals}"
@@ -165,11 +162,14 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def test_frozen_says_what_and_why() -> None:
-    model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    model = flat(lambda m, x: x.sort(-1)[0])()
     frozen = {item.tensor: item for item in trace(model, torch.zeros(2, 5)).frozen}
-    assert repr(frozen["0.weight"]) == (
-        "Frozen(0.weight[0]: 8 channels, layer_norm in 1: it normalises over these channels, so that leaving any "
-        "changes the others)"
-    )
-    assert frozen["0.weight"].to_dict()["remedy"].startswith("shrink the layers inside the block")
-    assert frozen["2.weight"].reason.why == "the model returns it"
+    assert repr(frozen["hidden.weight"]) == "Frozen(hidden.weight[0]: 8 channels, sort: it needs all of these indices)"
+    assert frozen["hidden.weight"].to_dict()["remedy"] == "keep the layers that make them at full width"
+    assert frozen["head.weight"].reason.why == "the model returns it"
+
+
+def test_a_norm_over_channels_is_named() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    (group,) = trace(model, torch.zeros(2, 5)).groups
+    assert group.approximate == ("layer_norm in 1",)

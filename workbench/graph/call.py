@@ -14,8 +14,9 @@ from workbench.graph.atoms import Atoms, Reason
 from workbench.graph.labels import Labels, core, varied
 
 
-MAKERS = frozenset("""arange empty eye full linspace ones rand randn scalar_tensor tril_indices zeros new_empty new_full
-new_ones new_zeros""".split())
+LIKE = frozenset("empty_like full_like ones_like rand_like randn_like zeros_like".split())
+MAKERS = LIKE | frozenset("""arange empty eye full linspace ones rand randn scalar_tensor tril_indices zeros new_empty
+new_full new_ones new_zeros""".split())
 
 
 @dataclass(frozen=True)

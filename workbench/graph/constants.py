@@ -80,7 +80,7 @@ def sizes(site: Site) -> dict[str, Any]:
     return {"size": [given if given == -1 else Size(given, now) for given, now in zip(old, new, strict=True)]}
 
 
-@corrects("slice")
+@corrects("slice", "slice_scatter")
 def window(site: Site) -> dict[str, Any]:
     """Start and end count what stays before them."""
     dim, size = _dim(site, "self")
@@ -91,7 +91,7 @@ def window(site: Site) -> dict[str, Any]:
     return {"start": int((kept < start).sum()), "end": int((kept < end).sum())}
 
 
-@corrects("select")
+@corrects("select", "select_scatter")
 def one(site: Site) -> dict[str, Any]:
     """The place of one index among those that stay."""
     dim, size = _dim(site, "self")

@@ -13,6 +13,7 @@ import numpy as np
 from workbench.graph.atoms import Reason
 from workbench.graph.provenance import Provenance
 
+ALL_AT_ONCE = Reason("group", "", "its channels can only leave all at once", "keep it, or look for what couples them")
 Place = tuple[str, int]  # a tensor's name and one of its dimensions
 
 
@@ -89,7 +90,9 @@ def find_groups(provenance: Provenance) -> tuple[tuple[ChannelGroup, ...], tuple
         by_makers[makers].append(number)
     groups, used = [], set[str]()
     for makers, numbers in by_makers.items():
-        if len(numbers) > 1:
+        if len(numbers) == 1:
+            table.reasons.setdefault(numbers[0], ALL_AT_ONCE)
+        else:
             name = _unused(layer_name(table.places[makers[0]][0]), used)
             groups.append(table.group(name, np.array(numbers)))
     return tuple(groups), tuple(table.frozen())
@@ -97,8 +100,10 @@ def find_groups(provenance: Provenance) -> tuple[tuple[ChannelGroup, ...], tuple
 
 def layer_name(tensor: str) -> str:
     """``features.0`` for ``features.0.weight``; a bare parameter is its own layer."""
+    if ".parametrizations." in tensor:
+        return tensor.partition(".parametrizations.")[0]
     path, _, last = tensor.rpartition(".")
-    return path if path and last in ("weight", "bias") else tensor
+    return path if path and last.startswith(("weight", "bias", "in_proj")) else tensor
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -119,7 +124,7 @@ class _Table:
     number: np.ndarray  # of the class
     made: np.ndarray
     read: np.ndarray
-    reasons: Mapping[int, Reason]  # class -> why it is frozen
+    reasons: dict[int, Reason]  # class -> why it is frozen
     approximate: Mapping[int, tuple[str, ...]]  # class -> the ops whose meaning changes
 
     @classmethod

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
 from workbench.graph.inputs import Inputs, device_of
+from workbench.graph.modes import evaluating
 
 Values = dict[str, Any]  # what each node computed, by the node's name
 
@@ -90,10 +91,8 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
     Refused
         ``torch.export`` cannot follow the forward.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             exported = torch.export.export(
                 model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
             ).run_decompositions({})  # functional: no op writes into its input, so that values can be kept
@@ -103,9 +102,6 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
             "torch.export", type(model).__name__, f"it cannot follow the forward ({line})",
             "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
         ) from error  # fmt: skip
-    finally:
-        for module, training in modes.items():
-            module.training = training
     return from_exported(exported, model)
 
 

@@ -140,15 +140,21 @@ def _pass(
         call = _call(node, run, labels, atoms)
         if not node.all_input_nodes or call.makes:
             if node.name not in made:
-                made[node.name] = tuple(atoms.create(size) for size in call.shape)
+                made[node.name] = tuple(atoms.create(size) for size in free_sizes(node))
             labels[node.name] = source(made[node.name], call.shape)
         else:
             labels[node.name] = rule_for(call)(call)
     for node in program.outputs:
         reason = Reason("output", "", "the model returns it", "what a model returns keeps its shape")
-        for label in labels.get(node.name, ()):
+        for label in _each(labels.get(node.name, ())) if isinstance(node, Node) else ():
             atoms.freeze(label, reason)
     return labels
+
+
+def free_sizes(node: Node) -> list[int]:
+    """The sizes of what a node makes; 0 where it depends on the batch."""
+    value = node.meta["val"]
+    return [size if isinstance(size, int) else 0 for size in value.shape] if isinstance(value, Tensor) else []
 
 
 def _call(node: Node, run: Run, labels: dict[str, Any], atoms: Atoms) -> Call:

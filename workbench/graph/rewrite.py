@@ -21,7 +21,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
-from workbench.graph.call import MAKERS, bind, layer_of, op_name
+from workbench.graph.call import LIKE, MAKERS, bind, layer_of, op_name
 from workbench.graph.constants import CORRECTORS, Site, Size
 from workbench.graph.modules import Modules
 from workbench.graph.program import Program, compute
@@ -121,6 +121,8 @@ class _Writer:
         if op_name(node) == "getitem":
             return self._item(node)
         arguments = bind(node, node.args, node.kwargs)
+        if op_name(node) == "copy":
+            return self._assigned(node, arguments)
         if not self._loses(node):
             return self._copied(node)
         if not node.all_input_nodes or op_name(node) in MAKERS:
@@ -131,6 +133,15 @@ class _Writer:
 
     def _copied(self, node: Node) -> Any:
         return self.graph.call_function(node.target, self._new(node.args), self._new(dict(node.kwargs)))  # type: ignore[arg-type]
+
+    def _assigned(self, node: Node, arguments: dict[str, Any]) -> Any:
+        """``copy`` has no derivative: what is assigned, in the shape and type of what it is assigned to."""
+        target, source = arguments["self"], arguments["src"]
+        value = self._value(source)
+        if self.survivors.shape(source.name) != self.survivors.shape(node.name):
+            value = self.graph.call_function(torch.ops.aten.expand_as.default, (value, self._value(target)))
+        types = {one.meta["val"].dtype for one in (target, source)}
+        return value if len(types) == 1 else self.graph.call_function(torch.ops.aten.type_as.default, (value, self._value(target)))
 
     def _loses(self, node: Node) -> bool:
         """Whether a node reads or gives less than before."""
@@ -168,9 +179,27 @@ class _Writer:
 
     def _made(self, node: Node, arguments: dict[str, Any]) -> Any:
         """A tensor made of sizes and numbers: smaller, or (where every element is another number) cut."""
+        if op_name(node) in LIKE and self.survivors.shape(node.name) != self.survivors.shape(arguments["self"].name):
+            return self._made_like(node, arguments)
+        if op_name(node) in LIKE:
+            return self._copied(node)
         if op_name(node) in UNIFORM:
             return self._call(node.target, arguments | CORRECTORS["zeros"](Site(node, arguments, self.survivors)))
         return self._selected(self._copied(node), self.survivors.of(node.name))
+
+    def _made_like(self, node: Node, arguments: dict[str, Any]) -> Any:
+        """Of a tensor of another shape than the one that it was like."""
+        wide = self._copied(node)
+        for dim, (has, now) in enumerate(
+            zip(self.survivors.shape(arguments["self"].name), self.survivors.shape(node.name), strict=True)
+        ):
+            if now > has:  # every element is as good as another
+                first = self.graph.call_function(torch.ops.aten.slice.Tensor, (wide, dim, 0, 1))
+                sizes = [now if d == dim else -1 for d in range(len(self.run.shapes[node.name]))]
+                wide = self.graph.call_function(torch.ops.aten.expand.default, (first, sizes))
+            elif now < has:
+                wide = self.graph.call_function(torch.ops.aten.slice.Tensor, (wide, dim, 0, now))
+        return wide
 
     def _selected(self, value: Any, kept: Kept) -> Any:
         for dim, positions in kept.items():
@@ -191,11 +220,10 @@ class _Writer:
             target = torch.ops.aten.split_with_sizes.default
             arguments = {"self": arguments["self"], "dim": arguments["dim"]}
         changed = arguments | corrected
-        new = self._call(target, changed)
-        return self._ordered(node, target, changed, new) if name in MOVES or name in SPLITS else new
+        return self._ordered(node, target, changed) if name in MOVES or name in SPLITS else self._call(target, changed)
 
-    def _ordered(self, node: Node, target: Any, changed: dict[str, Any], new: Any) -> Any:
-        """What the op gives, brought into the order in which it should be."""
+    def _ordered(self, node: Node, target: Any, changed: dict[str, Any]) -> Any:
+        """What the op gives, brought into the order in which it should be; where it cannot run, a selection instead."""
         moved = node.all_input_nodes[0]
         shape, lost = self.run.shapes[moved.name], self.survivors.of(moved.name)
         several = self.survivors.several(node.name)
@@ -204,18 +232,39 @@ class _Writer:
         for dim in lost:
             places = positions_along(shape, dim)
             # every number of the old graph is known; the moved tensor's places stand for it
-            was = move_places(node.target, self._old(bind(node, node.args, node.kwargs), moved, places))
-            gives = move_places(target, self._now_with(changed, moved, compact(places, lost)))
-            for one, other, stay, order in zip(_listed(was), _listed(gives), kept, orders, strict=True):
-                found = order_of(compact(one, stay), other)
+            was = _listed(move_places(node.target, self._old(bind(node, node.args, node.kwargs), moved, places)))
+            wanted = [compact(one, stay) for one, stay in zip(was, kept, strict=True)]
+            try:
+                gives = _listed(move_places(target, self._now_with(changed, moved, compact(places, lost))))
+            except RuntimeError:
+                return self._selection(node, moved)
+            for one, other, order in zip(wanted, gives, orders, strict=True):
+                found = order_of(one, other)
                 if found is None:
-                    self._refuse(node, "no selection along one dimension gives what stays in the right order")
+                    return self._selection(node, moved)
                 order |= found
+        new = self._call(target, changed)
         if not any(orders):
             return new
         items = [self.graph.call_function(operator.getitem, (new, i)) for i in range(len(orders))] if several else [new]
         found = tuple(self._selected(item, order) for item, order in zip(items, orders, strict=True))
         return found if several else found[0]
+
+    def _selection(self, node: Node, moved: Node) -> Any:
+        """An op that changes places along one dimension alone, as a selection of what stays."""
+        shape, lost = self.run.shapes[moved.name], self.survivors.of(moved.name)
+        chosen: Kept = {}
+        for dim, size in enumerate(shape):
+            places = positions_along(shape, dim)
+            was = move_places(node.target, self._old(bind(node, node.args, node.kwargs), moved, places))
+            if isinstance(was, list | tuple) or was.ndim != len(shape):
+                self._refuse(node, "no selection along one dimension gives what stays in the right order")
+            if size > 1 and not torch.equal(was, positions_along(was.shape, dim)):
+                found = order_of(compact(was, self.survivors.of(node.name)), compact(places, lost))
+                if found is None or set(found) != {dim}:
+                    self._refuse(node, "no selection along one dimension gives what stays in the right order")
+                chosen |= found
+        return self._selected(self._value(moved), chosen)
 
     def _old(self, arguments: dict[str, Any], moved: Node, places: Tensor) -> dict[str, Any]:
         known = self.run.numbers | {moved.name: places}

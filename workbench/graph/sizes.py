@@ -16,10 +16,20 @@ def resize(module: nn.Module) -> None:
 
 
 def _convolution(module: Any) -> None:
+    if module.transposed:
+        _transposed(module)
+        return
     out, per_group = module.weight.shape[:2]
     if module.in_channels == module.groups > 1:  # depthwise: every input channel is a block
         module.groups = out // (module.out_channels // module.groups)
     module.out_channels, module.in_channels = out, per_group * module.groups
+
+
+def _transposed(module: Any) -> None:
+    into, per_group = module.weight.shape[:2]
+    if module.in_channels == module.groups > 1:
+        module.groups = into
+    module.out_channels, module.in_channels = per_group * module.groups, into
 
 
 def _linear(module: Any) -> None:

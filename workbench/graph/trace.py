@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
 from workbench.graph.inputs import Inputs, content_of
+from workbench.graph.part import part_of, seen_inputs
 from workbench.graph.program import Program, export
 from workbench.graph.provenance import Provenance, follow
 
@@ -49,6 +50,8 @@ class ChannelGraph:
     groups: tuple[ChannelGroup, ...]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
+    whole: nn.Module | None = field(default=None, repr=False)  # what the traced model is a part of
+    submodule: str = ""  # which part
 
     def __repr__(self) -> str:
         units = sum(group.units for group in self.groups)
@@ -120,18 +123,22 @@ class ChannelGraph:
         return f"<p>{self!r}</p>{self.to_frame().to_html(index=False)}"
 
 
-def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
+def trace(model: nn.Module, example_inputs: Any, *, submodule: str = "") -> ChannelGraph:
     """Find which channels of a model can leave together.
 
     Parameters
     ----------
     model : any module ``torch.export`` can follow; it is traced in eval mode and left as it was
     example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
+    submodule : trace this part only, on the inputs that it sees while the whole model runs on ``example_inputs``: for
+        models that ``torch.export`` cannot follow as a whole
 
     Raises
     ------
     Refused
         The model cannot be exported.
+    ValueError
+        There is no such submodule, or the forward does not call it.
     TypeError
         The inputs are of another kind.
 
@@ -143,6 +150,9 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     (ChannelGroup(0: 8 units; 0.weight[0], 0.bias[0], 2.weight[1]),)
     """
     inputs = Inputs.of(example_inputs)
+    if submodule:
+        part = trace(part_of(model, submodule), seen_inputs(model, submodule, inputs))
+        return replace(part, whole=model, submodule=submodule)
     twice = inputs.take(2)  # torch.export takes a batch of one for a constant
     program = export(model, twice)
     provenance = follow(program, twice)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,9 @@ from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
 from workbench.graph.inputs import Inputs
+from workbench.graph.modes import evaluating
 from workbench.graph.masked import masked, run_masked, survivors
+from workbench.graph.part import with_part
 from workbench.graph.rewrite import rewrite
 from workbench.graph.sizes import resize
 
@@ -52,6 +54,7 @@ class Record:
     cuts: tuple[Cut, ...]
     approximate: tuple[str, ...] = ()
     rewritten: bool = False
+    submodule: str = ""  # the part that was made smaller
 
 
 RECORD = "winnowed"  # the attribute of a smaller model that holds its record
@@ -78,7 +81,12 @@ def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     >>> winnow(graph, {"0": [0, 1, 5]})[0]
     Linear(in_features=3, out_features=3, bias=True)
     """
-    return smaller(graph, graph.model, record_of(graph, kept))
+    small = smaller(graph, graph.model, record_of(graph, kept))
+    if graph.whole is None:
+        return small
+    record: Record = getattr(small, RECORD)
+    whole = with_part(graph.whole, graph.submodule, small)
+    return remember(whole, replace(record, submodule=graph.submodule))
 
 
 def smaller(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
@@ -118,13 +126,8 @@ def remember(model: nn.Module, record: Record) -> nn.Module:
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            return _tensors(inputs(model.eval()))
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), torch.no_grad():
+        return _tensors(inputs(model))
 
 
 def _tensors(output: Any) -> list[Tensor]:

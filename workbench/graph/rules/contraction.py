@@ -50,8 +50,10 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
             names = [operands[number].name for number, _ in parts if operands[number].name]
             call.atoms.products[call.node.name] = tuple(names[:1])
         for number, atoms in parts:
-            if operands[number].owned:
+            if operands[number].owned and not all(operand.owned for operand in operands):
                 (call.atoms.make if letter in result else call.atoms.consume)(atoms)
+            elif operands[number].owned and letter not in result:  # a weight is computed, and depends on all of them
+                call.approximates(atoms)
     return squashed(labels)
 
 
@@ -93,7 +95,7 @@ def linear(call: Call) -> Labels:
     return _with_bias(call, labels, rank - 1)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: Call) -> Labels:
     """The last dimension of the left with the last but one of the right."""
     left, right = call.tensors()
@@ -186,16 +188,17 @@ def convolution(call: Call) -> Labels:
     if groups == 1:
         _read(call, inputs, inner)
         return _made(call, outer)
-    single = weight.shape[0] == groups if transposed else weight.shape[1] == 1
-    if single and not transposed:
+    if weight.shape[0] == groups if transposed else weight.shape[1] == 1:
         return _depthwise(call, inputs, rows, groups)
     return _blocks(call, inputs, outer, inner, groups, transposed)
 
 
 def _depthwise(call: Call, inputs: Tensor | None, rows: Tensor | None, groups: int) -> Labels:
-    """Input channel c makes outputs k c to k c + k - 1."""
+    """Input channel c makes outputs k c to k c + k - 1; transposed, a weight holds those in dimension 1."""
     if rows is None:
         return ()
+    if len(rows) < call.shape[1]:
+        rows = rows.repeat_interleave(call.shape[1] // groups)
     if inputs is None:
         call.freeze(rows, "its input channels are fixed, and a depthwise layer keeps them", KEEP)
     else:

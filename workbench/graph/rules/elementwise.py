@@ -14,7 +14,7 @@ UNARY = """abs acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clon
 erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf isnan leaky_relu log
 log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg reciprocal relu relu6 round
 rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold to trunc _to_copy type_as alias
-lift_fresh lift_fresh_copy bitwise_not zeros_like ones_like full_like empty_like rand_like randn_like _assert_tensor_metadata
+lift_fresh lift_fresh_copy bitwise_not _assert_tensor_metadata
 logit digamma lgamma sgn positive absolute rrelu hardswish_ _conj""".split()
 BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
 bitwise_or bitwise_xor rsub atan2 fmod remainder floor_divide addcmul addcdiv lerp masked_fill true_divide hypot fmax fmin

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.graph.call import Call, Operand
-from workbench.graph.labels import NOTHING, Labels, reshaped, squash, squashed, varied
+from workbench.graph.call import Call, Operand, op_name
+from workbench.graph.labels import NOTHING, Labels, along, flat, reshaped, squash, squashed, varied
 from workbench.graph.rules import rule
 
 MOVES = """view reshape _unsafe_view flatten unflatten permute transpose t squeeze unsqueeze expand slice select narrow
@@ -24,7 +24,31 @@ KEEP = "keep the layer that makes it at full width"
 def move(call: Call) -> Labels:
     """The op, run on each label of its tensor."""
     moved = call.tensors()[0]
-    return squashed([run(call, moved, label) for label in moved.labels])
+    labels = _arrived(call, [run(call, moved, label) for label in moved.labels])
+    return (*labels, *_widened(call, moved.shape)) if call.op == "expand" else labels
+
+
+def _widened(call: Call, before: Sequence[int]) -> list[Tensor]:
+    """A dimension that ``expand`` makes just to be combined may have any size: its indices leave with what they meet."""
+    from workbench.graph.rules.elementwise import BINARY
+
+    if any(op_name(user) not in BINARY for user in call.node.users):
+        return []
+    value = call.node.meta["val"]
+    new = value.ndim - len(before)
+    return [
+        along(call.fresh(dim, size), call.shape, dim)
+        for dim, size in enumerate(value.shape)
+        if isinstance(size, int) and size > 1 and (dim < new or before[dim - new] == 1)  # the batch is no number
+    ]
+
+
+def _arrived(call: Call, labels: list[Tensor]) -> Labels:
+    """The labels of what was moved. An index that is taken alone cannot leave."""
+    for label in labels:
+        if label.numel() and squash(label) is None:
+            call.freeze(label, "it takes this index alone", KEEP)
+    return squashed(labels)
 
 
 @rule(*SPLITS)
@@ -32,7 +56,7 @@ def split(call: Call) -> list[Labels]:
     """Several results: the op run on each label, then gathered by result."""
     (moved,) = call.tensors()
     runs = [run(call, moved, label) for label in moved.labels]
-    return [squashed([part[place] for part in runs]) for place in range(len(call.shapes))]
+    return [_arrived(call, [part[place] for part in runs]) for place in range(len(call.shapes))]
 
 
 @rule("getitem")
@@ -119,8 +143,12 @@ def pick(call: Call) -> Labels:
     """By places that are known, the op is run on the labels; by places that depend on the inputs, that dimension freezes."""
     moved = call.tensors()[0]
     places = call.tensors()[1:]
+    if call.op == "embedding" and moved.owned:
+        for label in moved.labels:
+            if varied(label) == (1,):
+                call.atoms.make(flat(label))
     if all(place.owned and place.value is not None for place in places):
-        return squashed([run(call, moved, label) for label in moved.labels])
+        return _arrived(call, [run(call, moved, label) for label in moved.labels])
     dims = picked_dims(call.op, call.arguments, len(moved.shape))
     passed = []
     for label in moved.labels:

@@ -12,11 +12,11 @@ from workbench.graph.rules import rule
 from workbench.graph.rules.elementwise import combine
 
 
-@rule("_native_batch_norm_legit_no_training", "batch_norm", "instance_norm")
+@rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "batch_norm", "instance_norm")
 def batch_norm(call: Call) -> object:
     """Each channel (dimension 1) by its own statistics: weight, bias, mean and variance leave with it."""
     labels = _scaled(call, call["input"].labels, [1], ("weight", "bias", "running_mean", "running_var"))
-    return labels if call.op != "_native_batch_norm_legit_no_training" else [labels, (), ()]
+    return [labels, (), ()] if call.op.startswith("_native") else labels
 
 
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
@@ -45,6 +45,16 @@ def group_norm(call: Call) -> object:
         call.approximates(channels)
     labels = _scaled(call, labels, [1], ("weight", "bias"))
     return [labels, (), ()] if call.op == "native_group_norm" else labels
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(call: Call) -> object:
+    """Each row of a weight has a length of its own; what is summed over for it changes that length."""
+    direction, length = call["v"], call["g"]
+    dim = call["dim"] % len(call.shape)
+    labels = across(call, direction.labels, [d for d in range(len(call.shape)) if d != dim])
+    found = combine(call, [Operand(call.shape, labels), length], call.shape)
+    return [found, ()] if call.op == "_weight_norm_interface" else found
 
 
 def across(call: Call, labels: Labels, dims: Collection[int]) -> Labels:
