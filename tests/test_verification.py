@@ -12,7 +12,7 @@ from torch import nn
 from tests.models import BY_NAME, drawn
 from workbench import Verification, trace, verify
 from workbench.graph.masked import masked
-from workbench.graph.winnow import RECORD
+from workbench.graph.winnow import recorded
 from workbench.verification import LOOSE, TOLERANCE, relative_error, widened
 
 
@@ -82,7 +82,8 @@ def test_the_original_takes_the_smaller_values_and_zeros_where_a_layer_reads_wha
     graph = trace(model, torch.randn(2, 3))
     small = graph.winnow({"0": [1, 3]})
     nn.init.normal_(small[2].weight)  # as a repair would change it
-    record = getattr(small, RECORD)
+    record = recorded(small)
+    assert record is not None
     tensors = masked(widened(graph, small.state_dict(), record), record.cuts)
     assert torch.equal(tensors["2.weight"][:, [1, 3]], small[2].weight)
     assert not tensors["2.weight"][:, [0, 2]].any()

@@ -18,12 +18,13 @@ from torch.fx import Node
 from tqdm.auto import tqdm
 
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
+from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
-from workbench.repair import Repairer, dropped, kept_columns, set_tensors_
+from workbench.repair import Repairer, kept_columns, set_tensors_
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,28 @@ class _Pair:
 
     def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, seed: int):
         self.graph, self.plan, self.program = graph, plan, graph.program
-        self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         # a weight used more than once is fitted to no single use: it only loses columns
-        self.shared = {layer.node: layer for layer in graph.layers if layer.node not in self.layers}
+        self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         self.readers = {
             node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
         }
         self.sizes = [inputs.batch or 1 for inputs in batches]
         self.dense: list[Values] = [self.program.start(inputs) for inputs in batches]
+        self.cuts = record_of(graph, plan.kept).cuts
+        self.stays = survivors(graph.provenance, self.cuts)
+        self.altered = altered_nodes(self.program, self.stays)
         # what differs from the original; everything else is shared with it
-        self.small: list[Values] = [{} for _ in self.dense]
+        self.small: list[Values] = [self._masked() for _ in self.dense]
         self.tensors: dict[str, Tensor] = {}
         self.repairs: dict[str, Repair] = {}
+
+    def _masked(self) -> Values:
+        """The tensors that no repair makes, zero where removed channels would be read."""
+        repaired = {layer.weight for layer in self.layers.values()}
+        cuts = [cut for cut in self.cuts if cut.tensor not in repaired and cut.role == "in"]
+        tensors = masked(self.program.tensors, cuts)
+        names = {cut.tensor for cut in cuts}
+        return {place: tensors[name] for place, name in self.program.state.items() if name in names}
 
     def run(self, progress: bool) -> tuple[dict[str, Tensor], dict[str, Repair]]:
         """Every operation in order; the changed tensors and the repairs."""
@@ -83,11 +94,9 @@ class _Pair:
                 self.program.run([node], values)
             if node.name in self.layers:
                 self._repair(node)
-            if node.name in self.shared:
-                self._drop(self.shared[node.name])
             if self._differs(node):
                 for values, small in zip(self.dense, self.small, strict=True):
-                    small[node.name] = self.program.run([node], {**values, **small})[node.name]
+                    small[node.name] = compute_masked(node, {**values, **small}, self.stays)
             self._forget(node)
         return self.tensors, self.repairs
 
@@ -108,14 +117,6 @@ class _Pair:
                 placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, repairer.mean) if name
             }
 
-    def _drop(self, layer: Layer) -> None:
-        """Let a layer read only the columns that stay."""
-        columns = kept_columns(self.graph, layer, self.plan.cut)
-        if len(columns) < layer.shape[1:].numel():
-            placeholder = next(name for name, tensor in self.program.state.items() if tensor == layer.weight)
-            for small in self.small:
-                small[placeholder] = dropped(layer, self.program.tensors, columns)[layer.weight]
-
     def _evidence(self, reader: Reader) -> Evidence:
         evidence, first = reader.empty(), 0
         for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
@@ -125,7 +126,7 @@ class _Pair:
         return evidence
 
     def _differs(self, node: Node) -> bool:
-        return any(used.name in self.small[0] for used in node.all_input_nodes)
+        return node.name in self.altered or any(used.name in self.small[0] for used in node.all_input_nodes)
 
     def _forget(self, node: Node) -> None:
         for values in (*self.dense, *self.small):

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
-from workbench.graph.winnow import RECORD, Cut, Record, cut_model, remember
+from workbench.graph.trace import trace
+from workbench.graph.winnow import Cut, Record, cut_model, rebuilt, recorded, remember
 
 if TYPE_CHECKING:
     from workbench.result import Result
@@ -36,14 +38,16 @@ def save(result: Result, directory: Path) -> Path:
 
     directory.mkdir(parents=True, exist_ok=True)
     state, aliases = _distinct(result.model.state_dict())
-    record: Record = getattr(result.model, RECORD)
+    record = recorded(result.model)
+    assert record is not None  # it comes from apply
     plan = {
         **result.plan.to_dict(),
         "name": result.source.name,
         "cuts": [asdict(cut) for cut in record.cuts],
         "approximate": list(record.approximate),
         "rewritten": record.rewritten,
-        "inputs": [{"shape": list(t.shape), "dtype": str(t.dtype)} for t in result.graph.inputs.tensors()],
+        "submodule": record.submodule,
+        "inputs": _structure(result.graph.inputs),
         "aliases": aliases,
     }
     data = result.to_dict()
@@ -70,16 +74,7 @@ def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
     """
     folder = Path(directory)
     plan = read_plan(folder)
-    cuts = tuple(Cut(c["tensor"], c["dim"], c["size"], tuple(c["kept"]), c["role"]) for c in plan["cuts"])
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    for cut in cuts:
-        found = own[cut.tensor].shape if cut.tensor in own else None
-        if found is None or cut.dim >= len(found) or found[cut.dim] != cut.size:
-            raise ValueError(
-                f"{folder} was made of a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
-                f"{type(model).__name__} has {'no such tensor' if found is None else f'the shape {list(found)}'}"
-            )
-    small = cut_model(copy.deepcopy(model), cuts)
+    small = _rebuilt(model, plan, folder)
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} holds no compressed model: there is no {WEIGHTS} in it")
     state = load_file(folder / WEIGHTS)
@@ -95,6 +90,24 @@ def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
     except RuntimeError as error:
         raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}: {error}") from error
     return small.eval()
+
+
+def _rebuilt(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> nn.Module:
+    """The smaller model with the original's values."""
+    cuts = tuple(Cut(c["tensor"], c["dim"], c["size"], tuple(c["kept"]), c["role"]) for c in plan["cuts"])
+    record = Record(cuts, tuple(plan["approximate"]), plan["rewritten"])
+    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    graph = trace(model, reference_inputs(folder)) if record.rewritten else None
+    shapes = {name: tensor.shape for name, tensor in (own if graph is None else graph.program.tensors).items()}
+    for cut in cuts:
+        found = shapes.get(cut.tensor)
+        if found is None or cut.dim >= len(found) or found[cut.dim] != cut.size:
+            raise ValueError(
+                f"{folder} was made of a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
+                f"{type(model).__name__} has {'no such tensor' if found is None else f'the shape {list(found)}'}"
+            )
+    small = cut_model(model, cuts) if graph is None else rebuilt(graph, model, record)
+    return remember(small, record)
 
 
 def read_plan(folder: Path) -> Mapping[str, Any]:
@@ -122,10 +135,39 @@ def replays(small: nn.Module, folder: Path) -> bool:
 
 def reference_inputs(folder: Path) -> Inputs:
     """The stored batch of inputs."""
-    stored = load_file(folder / REFERENCE)
-    named = {name.removeprefix("input."): t for name, t in stored.items() if name.startswith("input.")}
-    positional = sorted((key for key in named if key.isdigit()), key=int)
-    return Inputs(tuple(named[key] for key in positional), {k: v for k, v in named.items() if not k.isdigit()})
+    stored, structure = load_file(folder / REFERENCE), read_plan(folder)["inputs"]
+    args, kwargs = (_filled(structure[part], stored) for part in ("args", "kwargs"))
+    return Inputs(args, kwargs)
+
+
+def _structure(inputs: Inputs) -> dict[str, Any]:
+    """The arguments as JSON; a tensor is the number of its place among all tensors."""
+    places = count()
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return {"tensor": next(places), "shape": list(value.shape), "dtype": str(value.dtype)}
+        if isinstance(value, tuple):
+            return {"tuple": [plain(item) for item in value]}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if isinstance(value, Mapping):
+            return {"dict": {key: plain(item) for key, item in value.items()}}
+        return {"value": value}
+
+    return {"args": plain(inputs.args), "kwargs": plain(dict(inputs.kwargs))}
+
+
+def _filled(structure: Any, stored: Mapping[str, Tensor]) -> Any:
+    """What ``_structure`` described, with the stored tensors."""
+    if isinstance(structure, list):
+        return [_filled(item, stored) for item in structure]
+    ((kind, value), *_) = structure.items()
+    if kind == "tensor":
+        return stored[f"input.{value}"]
+    if kind == "tuple":
+        return tuple(_filled(item, stored) for item in value)
+    return {key: _filled(item, stored) for key, item in value.items()} if kind == "dict" else value
 
 
 def _reference(result: Result) -> dict[str, Tensor]:
@@ -137,8 +179,8 @@ def _reference(result: Result) -> dict[str, Tensor]:
         return (tensor.cpu() + noise.to(tensor.dtype)).contiguous()
 
     inputs = result.graph.inputs.take(4).map(vary)
-    named = {**{str(place): tensor for place, tensor in enumerate(inputs.args)}, **inputs.kwargs}
-    return {f"input.{name}": tensor for name, tensor in named.items()} | _outputs(result.model, inputs)
+    named = {f"input.{place}": tensor.clone() for place, tensor in enumerate(inputs.tensors())}
+    return named | _outputs(result.model, inputs)
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def calibrate(
         The calibration data is empty, or can be read only once.
     """
     batches = Batches.of(calibration)
-    read = {layer.node: layer for group in graph.groups for layer in graph.consumers[group.name]}
+    read = {layer.node: layer for group in graph.exact for layer in graph.consumers[group.name]}
     readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in read.items()}
     evidence = {node: reader.empty() for node, reader in readers.items()}
     seen = 0

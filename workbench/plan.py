@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from workbench.allocate import Choice, Exact, Problem, Resource, Solver, Term, s
 from workbench.allocate.budget import Budget
 from workbench.allocate.rounding import multiples
 from workbench.cost.sizes import Product, products, sizes_of
+from workbench.cost.work import work_products
 from workbench.graph.trace import ChannelGraph
 from workbench.sensitivity import SensitivityCurves
 
@@ -79,9 +81,11 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
     Unreachable
         No widths within the measured range meet the budget; the message names the smallest reachable cost.
     """
-    if not graph.groups:
+    if not graph.exact:
+        approximate = f"; {len(graph.groups)} could only approximately" if graph.groups else ""
         raise ValueError(
-            f"{type(graph.model).__name__} has no channel group that can shrink; graph.frozen says what is in the way"
+            f"{type(graph.model).__name__} has no channel group that can shrink{approximate}; graph.frozen and "
+            "graph.groups say what is in the way"
         )
     problem = width_problem(graph, curves, budget)
     allocation = solve(problem, solver or Exact())
@@ -97,9 +101,10 @@ def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget
         widths = [width for width in multiples(curve.units, budget.multiple) if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
     cost = graph.cost()
-    sizes = sizes_of(graph, {curve.group: curve.path.order for curve in curves})
+    orders = {curve.group: curve.path.order for curve in curves}
+    sizes = sizes_of(graph, orders)
     layers = {
-        "macs": [(layer.name, products(layer.weight, layer.shape, sizes, layer.positions)) for layer in graph.layers],
+        "macs": work_products(graph, orders),
         "params": [
             (name, products(name, tensor.shape, sizes)) for name, tensor in graph.parameters.items()
         ],
@@ -117,13 +122,19 @@ def _resource(
     terms = []
     for layer, parts in layers:
         tables: dict[tuple[int, ...], np.ndarray] = defaultdict(lambda: np.zeros((), np.int64))
-        for part in parts:
+        for part in (_chosen(part, place) for part in parts):
             if part.shares:
                 key = tuple(sorted({place[share.group] for share in part.shares}))
                 tables[key] = tables[key] + _table(part, [choices[number] for number in key])
         terms += [Term(layer, key, table) for key, table in tables.items()]
     whole = sum(term.costs[(-1,) * term.costs.ndim].item() for term in terms)
     return Resource(name, tuple(terms), constant=dense - whole, budget=int(share * dense))
+
+
+def _chosen(part: Product, place: Mapping[str, int]) -> Product:
+    """A product in which groups that are not to be decided stay whole."""
+    fixed = [share for share in part.shares if share.group not in place]
+    return Product(part.factor * prod(share.counts[-1] for share in fixed), tuple(s for s in part.shares if s not in fixed))
 
 
 def _table(part: Product, choices: list[Choice]) -> np.ndarray:

@@ -62,14 +62,6 @@ class Repairer:
         return changed
 
 
-def dropped(layer: Layer, tensors: Mapping[str, Tensor], columns: Iterable[int]) -> dict[str, Tensor]:
-    """A layer's weight with only these columns and no repair: what runs more than once is fitted to no single run."""
-    weight = tensors[layer.weight]
-    gone = torch.ones(layer.shape[1:].numel(), dtype=torch.bool)
-    gone[list(columns)] = False
-    return {layer.weight: weight.flatten(1).masked_fill(gone.to(weight.device), 0).view(weight.shape)}
-
-
 def kept_columns(graph: ChannelGraph, layer: Layer, kept: Kept) -> list[int]:
     """The columns of a layer's flattened weight that stay when only these units do."""
     gone: set[int] = set()

@@ -19,7 +19,7 @@ from workbench.graph.modules import safe
 from workbench.graph.part import part_of, seen_inputs
 from workbench.graph.survivors import compact
 from workbench.graph.trace import ChannelGraph, trace
-from workbench.graph.winnow import RECORD, Record
+from workbench.graph.winnow import Record, recorded
 
 TOLERANCE = 1e-10  # relative, in float64
 LOOSE = 1e-5  # relative, where the forward does not run in float64
@@ -73,7 +73,7 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
     >>> verify(model, trace(model, x).winnow({"0": range(5)}), x).ok
     True
     """
-    record: Record | None = getattr(small, RECORD, None)
+    record = recorded(small)
     if record is None:
         raise ValueError(
             f"this {type(small).__name__} has no record of what was removed; verify takes a model from winnow"

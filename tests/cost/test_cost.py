@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models import TOYS, Toy, call, drawn
 from workbench.cost.count import Cost, count
-from workbench.cost.sizes import Product, Share, Size, layer_macs, products, sizes_of
-from workbench.graph.trace import trace
+from workbench.cost.sizes import Product, Share, Size, multiplied, products, sizes_of
+from workbench.cost.work import work_products
+from workbench.graph.trace import ChannelGraph, trace
 
 
 @pytest.fixture(params=TOYS, ids=lambda toy: toy.name)
@@ -33,8 +34,7 @@ def test_layers_sum_to_the_counted_macs(toy: Toy) -> None:
     model = copy.deepcopy(graph.model).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         call(model, inputs)
-    sizes = sizes_of(graph)
-    assert 2 * sum(layer_macs(layer, sizes, toy.whole) for layer in graph.layers) == flops.get_total_flops()
+    assert 2 * _macs(graph, toy.whole) == flops.get_total_flops()
     assert graph.cost() == count(model, inputs)
 
 
@@ -46,7 +46,7 @@ def test_size_formulas_equal_the_winnowed_model(toy: Toy) -> None:
         counts = {name: len(units) for name, units in kept.items()}
         small = graph.winnow(kept)
         cost = count(small, toy.example())
-        assert cost.macs == toy.macs(counts) == sum(layer_macs(layer, sizes, counts) for layer in graph.layers)
+        assert cost.macs == toy.macs(counts) == _macs(graph, counts)
         assert (
             cost.params
             == toy.params(counts)
@@ -57,16 +57,20 @@ def test_size_formulas_equal_the_winnowed_model(toy: Toy) -> None:
             assert state[tensor].shape[dim] == size.at(counts)
 
 
+def _macs(graph: ChannelGraph, kept: dict[str, int]) -> int:
+    return sum(_value(parts, kept) for _, parts in work_products(graph, {}))
+
+
 def _value(parts: list[Product], kept: dict[str, int]) -> int:
     return sum(part.at(kept) for part in parts)
 
 
 def test_products_multiply_out() -> None:
     once, twice, thrice = (tuple(range(0, 8 * each, each)) for each in (1, 2, 3))
-    sizes = {("w", 0): Size(2, (Share("a", thrice),)), ("w", 1): Size(0, (Share("a", once), Share("b", twice)))}
+    factors = [Size(2, (Share("a", thrice),)), Size(0, (Share("a", once), Share("b", twice))), Size(9), Size(5)]
     for kept in ({"a": 1, "b": 1}, {"a": 4, "b": 7}):
         whole = (2 + 3 * kept["a"]) * (kept["a"] + 2 * kept["b"]) * 9 * 5
-        assert _value(products("w", (14, 18, 9), sizes, times=5), kept) == whole
+        assert _value(multiplied(factors), kept) == whole
 
 
 class Halves(nn.Module):

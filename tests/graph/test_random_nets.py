@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.models import Group, Toy, call, difference, drawn, own, zeroed
 from workbench import trace
 from workbench.cost.count import count
-from workbench.cost.sizes import layer_macs, sizes_of
+from workbench.cost.work import work_products
 
 KINDS = ("plain", "norm", "identity", "projection", "depthwise", "pool", "concat")
 Steps = list[tuple[str, int]]
@@ -138,5 +138,6 @@ def test_random_nets_winnow_exactly(steps: Steps, width: int, seed: int) -> None
     inputs = toy.example(3, seed)
     with torch.no_grad():
         assert difference(zeroed(toy, model, kept, inputs), call(small.eval(), inputs)) <= 1e-10
-    sizes, counts = sizes_of(graph), {name: len(units) for name, units in kept.items()}
-    assert sum(layer_macs(layer, sizes, counts) for layer in graph.layers) == count(small, inputs).macs
+    counts = {name: len(units) for name, units in kept.items()}
+    parts = [part for _, parts in work_products(graph, {}) for part in parts]
+    assert sum(part.at(counts) for part in parts) == count(small, inputs).macs

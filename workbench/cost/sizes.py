@@ -1,4 +1,4 @@
-"""Sizes of tensors as functions of how many units the groups keep: a layer's MACs before anything is cut."""
+"""Sizes of tensors as functions of how many units the groups keep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import accumulate, product
 from math import prod
 
 from workbench.graph.groups import ChannelGroup, Member
-from workbench.graph.trace import ChannelGraph, Layer
+from workbench.graph.trace import ChannelGraph
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,17 @@ class Product:
         return self.factor * prod(share.counts[kept[share.group]] for share in self.shares)
 
 
-def products(name: str, shape: tuple[int, ...], sizes: Sizes, times: int = 1) -> list[Product]:
-    """The number of elements of a tensor, ``times`` over, multiplied out."""
-    factors = [sizes.get((name, dim), Size(size)) for dim, size in enumerate(shape)]
+def products(name: str, shape: tuple[int, ...], sizes: Sizes) -> list[Product]:
+    """The number of elements of a tensor, multiplied out."""
+    return multiplied([sizes.get((name, dim), Size(size)) for dim, size in enumerate(shape)])
+
+
+def multiplied(factors: Sequence[Size]) -> list[Product]:
+    """A product of sums as a sum of products."""
     parts = [[(size.fixed, ()), *((1, (share,)) for share in size.shares)] for size in factors]
     found = []
     for chosen in product(*parts):
-        factor = times * prod(fixed for fixed, _ in chosen)
+        factor = prod(fixed for fixed, _ in chosen)
         if factor:
             found.append(Product(factor, tuple(share for _, shares in chosen for share in shares)))
     return found
-
-
-def layer_macs(layer: Layer, sizes: Sizes, kept: Mapping[str, int]) -> int:
-    """The MACs of a layer for one sample when the groups keep so many units."""
-    return layer.positions * prod(
-        sizes.get((layer.weight, dim), Size(size)).at(kept) for dim, size in enumerate(layer.shape)
-    )

@@ -56,21 +56,29 @@ def run_masked(
         values = {name: _double(value) for name, value in values.items()}
     seen: Values = {}
     for node in program.nodes:
-        values[node.name] = _value(node, values, stays, precise)
+        values[node.name] = compute_masked(node, values, stays, precise)
         if node.name in watch:
             seen[node.name] = values[node.name]
         program.forget(node, values)
     return program.output(values), seen
 
 
-def _value(node: Node, values: Values, stays: Survivors, precise: bool) -> Any:
+def compute_masked(node: Node, values: Values, stays: Survivors, precise: bool = False) -> Any:
+    """The value of one node, from the values of a run with masked tensors."""
     atoms = stays.provenance.atoms
     given = {used.name: values[used.name] for used in node.all_input_nodes}
     given |= {name: _zeroed(given[name], stays, name) for name in atoms.products.get(node.name, ())}
-    if node.name in atoms.altered:
+    if node.name in atoms.altered and stays.lose(node):
         return _altered(node, given, stays, precise)
     args, kwargs = _filled((node.args, node.kwargs), given, precise)
     return node.target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
+
+
+def altered_nodes(program: Program, stays: Survivors) -> set[str]:
+    """The nodes that compute something else once indices leave, though none of the model's tensors changes."""
+    atoms = stays.provenance.atoms
+    suspects = atoms.altered | set(atoms.products)
+    return {node.name for node in program.nodes if node.name in suspects and stays.lose(node)}
 
 
 def _altered(node: Node, given: Values, stays: Survivors, precise: bool) -> Any:

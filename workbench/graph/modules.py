@@ -7,12 +7,14 @@ import keyword
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from workbench.graph.call import bind, layer_of, op_name
+from workbench.graph.chance import FUNCTIONS, is_chance
 from workbench.graph.inputs import device_of
 from workbench.graph.program import Program
 from workbench.graph.sizes import resize
@@ -33,13 +35,12 @@ class Modules:
         self.model, self.program, self.tensors = model, program, tensors
         self.root = nn.Module()
         self.device = device_of(tensors.values())
-        self.fleeting = {
-            name for name, _ in model.named_buffers(remove_duplicate=False) if name not in model.state_dict()
-        }
 
     def call(self, node: Node, graph: fx.Graph, new: Callable[[Any], Any]) -> Any:
         """A call of the module whose forward the operation is, or None where it is none or not just that."""
         path = layer_of(node)
+        if op_name(node) == "chance":
+            return graph.call_module(self._chance(path, *node.args[1:]), (new(node.args[0]),))  # type: ignore[arg-type]
         if not path:
             return None
         module = self.model.get_submodule(path)
@@ -74,6 +75,17 @@ class Modules:
     def constant(self, name: str, tensor: Tensor) -> str:
         """A tensor that the rewriting needs: no part of the state dict."""
         self.root.register_buffer(name, tensor.to(self.device), persistent=False)
+        return name
+
+    def _chance(self, path: str, kind: str, p: float) -> str:
+        """The module whose forward a mark stands for, or a new one for a function that the forward calls."""
+        module = self.model.get_submodule(path)
+        if is_chance(module):
+            self._place(path, module)
+            return safe(path)
+        names = (f"{kind}_{number}" for number in count(1))
+        name = next(name for name in names if not hasattr(self.root, name) and not hasattr(self.model, name))
+        self.root.add_module(name, FUNCTIONS[kind](p))
         return name
 
     def _is_call(self, module: nn.Module, path: str, arguments: Mapping[str, Any]) -> bool:

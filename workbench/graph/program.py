@@ -13,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
+from workbench.graph.chance import marked
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.modes import evaluating
 
@@ -92,7 +93,7 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
         ``torch.export`` cannot follow the forward.
     """
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), marked(model), torch.no_grad():
             exported = torch.export.export(
                 model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
             ).run_decompositions({})  # functional: no op writes into its input, so that values can be kept

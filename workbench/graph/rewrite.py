@@ -29,6 +29,8 @@ from workbench.graph.rules.movement import BY_PLACES, MOVES, SPLITS, picked_dims
 from workbench.graph.survivors import Kept, Survivors, compact, positions_along
 
 REMEDY = "leave the groups involved at full width, or take these sizes from the tensors in the forward"
+RESHAPE = torch.ops.aten.reshape.default
+VIEWS = ("view", "_unsafe_view")
 UNIFORM = "full zeros ones empty rand randn new_zeros new_ones new_full new_empty".split()  # no element is special
 
 
@@ -59,6 +61,7 @@ class _Writer:
         self.values: dict[str, Any] = {}  # old node -> what stands for it in the new graph
         self.numbers: dict[str, Any] = {}  # old node -> its number now, where it is a number
         self.constants = 0
+        self.device: Any = None
         self.arguments = _argument_names(model, program)
 
     def write(self) -> None:
@@ -78,6 +81,8 @@ class _Writer:
         def new(leaf: Any) -> Any:
             if isinstance(leaf, Size):
                 return self._size(leaf)
+            if isinstance(leaf, torch.device):
+                return self._device()
             return self._value(leaf) if isinstance(leaf, Node) and leaf.graph is not self.graph else leaf
 
         return map_aggregate(argument, new)
@@ -101,6 +106,12 @@ class _Writer:
             self.values[node.name] = self.graph.get_attr(self.modules.hold(name))
         return self.values[node.name]
 
+    def _device(self) -> Any:
+        """Where the first input is: a model that was traced on one device may run on another."""
+        if self.device is None:
+            self.device = self.graph.call_function(getattr, (self.values[self.program.inputs[0]], "device"))
+        return self.device
+
     def _size(self, size: Size) -> Any:
         """A size in the new graph; one that depends on the batch is scaled."""
         if not isinstance(size.given, Node):
@@ -123,7 +134,7 @@ class _Writer:
         arguments = bind(node, node.args, node.kwargs)
         if op_name(node) == "copy":
             return self._assigned(node, arguments)
-        if not self._loses(node):
+        if not self.survivors.lose(node):
             return self._copied(node)
         if not node.all_input_nodes or op_name(node) in MAKERS:
             return self._made(node, arguments)
@@ -132,7 +143,8 @@ class _Writer:
         return self._corrected(node, arguments)
 
     def _copied(self, node: Node) -> Any:
-        return self.graph.call_function(node.target, self._new(node.args), self._new(dict(node.kwargs)))  # type: ignore[arg-type]
+        target = RESHAPE if op_name(node) in VIEWS else node.target  # strides may differ from the traced ones
+        return self.graph.call_function(target, self._new(node.args), self._new(dict(node.kwargs)))  # type: ignore[arg-type]
 
     def _assigned(self, node: Node, arguments: dict[str, Any]) -> Any:
         """``copy`` has no derivative: what is assigned, in the shape and type of what it is assigned to."""
@@ -142,15 +154,6 @@ class _Writer:
             value = self.graph.call_function(torch.ops.aten.expand_as.default, (value, self._value(target)))
         types = {one.meta["val"].dtype for one in (target, source)}
         return value if len(types) == 1 else self.graph.call_function(torch.ops.aten.type_as.default, (value, self._value(target)))
-
-    def _loses(self, node: Node) -> bool:
-        """Whether a node reads or gives less than before."""
-        several = self.survivors.several
-        found = [
-            self.survivors.each(one.name) if several(one.name) else [self.survivors.of(one.name)]
-            for one in (node, *node.all_input_nodes)
-        ]
-        return any(kept for each in found for kept in each)
 
     def _number(self, node: Node) -> Any:
         """A size, or arithmetic on sizes: the same operation, with the number that it gives now."""
@@ -172,7 +175,8 @@ class _Writer:
 
     def _call(self, target: Any, arguments: Mapping[str, Any]) -> Any:
         """An op by the names of its arguments."""
-        new = self._new(dict(arguments))
+        target = RESHAPE if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default) else target
+        new = self._new({"shape" if target is RESHAPE and name == "size" else name: v for name, v in arguments.items()})
         schema = target._schema.arguments
         args = tuple(new[argument.name] for argument in schema if not argument.kwarg_only)
         return self.graph.call_function(target, args, {a.name: new[a.name] for a in schema if a.kwarg_only})

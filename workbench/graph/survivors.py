@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from workbench.graph.labels import Labels, flat, varied
 from workbench.graph.provenance import Provenance
@@ -41,6 +42,12 @@ class Survivors:
     def several(self, name: str) -> bool:
         """Whether a node returns several values."""
         return isinstance(self.provenance.run.shapes.get(name), list)
+
+    def lose(self, node: Node) -> bool:
+        """Whether a node reads or gives less than before."""
+        found = [self.each(one.name) if self.several(one.name) else [self.of(one.name)]
+                 for one in (node, *node.all_input_nodes)]  # fmt: skip
+        return any(kept for each in found for kept in each)
 
     @staticmethod
     def shrunk(shape: Any, kept: Kept) -> list[int]:

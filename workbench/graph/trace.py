@@ -68,6 +68,11 @@ class ChannelGraph:
         raise KeyError(f"no channel group {name!r}; the groups are {', '.join(g.name for g in self.groups)}")
 
     @cached_property
+    def exact(self) -> tuple[ChannelGroup, ...]:
+        """The groups whose removal changes the meaning of no operation."""
+        return tuple(group for group in self.groups if not group.approximate)
+
+    @cached_property
     def consumers(self) -> dict[str, tuple[Layer, ...]]:
         """Group name -> the layers that sum over its channels."""
         reads = {g.name: {m.tensor for m in g.members if m.role == "in"} for g in self.groups}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
@@ -57,7 +57,7 @@ class Record:
     submodule: str = ""  # the part that was made smaller
 
 
-RECORD = "winnowed"  # the attribute of a smaller model that holds its record
+RECORD = "winnowed"
 
 
 def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -84,7 +84,8 @@ def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     small = smaller(graph, graph.model, record_of(graph, kept))
     if graph.whole is None:
         return small
-    record: Record = getattr(small, RECORD)
+    record = recorded(small)
+    assert record is not None
     whole = with_part(graph.whole, graph.submodule, small)
     return remember(whole, replace(record, submodule=graph.submodule))
 
@@ -101,13 +102,19 @@ def smaller(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
     shrunk = _shrunk(model, record.cuts, inputs, expected)
     if shrunk is not None:
         return remember(shrunk, record)
-    rewritten = rewrite(model, graph.program, stays, _cut(tensors, record.cuts))
+    rewritten = rebuilt(graph, model, record)
     if not agree(expected, _outputs(rewritten, inputs)):
         raise Refused(
             "rewrite", type(model).__name__, "the smaller model gives other numbers than the original with these units "
             "zeroed", "leave some of these groups at full width, and report this",
         )  # fmt: skip
     return remember(rewritten, Record(record.cuts, record.approximate, rewritten=True))
+
+
+def rebuilt(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
+    """The rewritten model, unchecked: from the model itself, or from any with tensors of the same shapes."""
+    small = _cut(tensors_of(model, graph), record.cuts)
+    return rewrite(model, graph.program, survivors(graph.provenance, record.cuts), small)
 
 
 def _shrunk(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, expected: Sequence[Tensor]) -> nn.Module | None:
@@ -120,9 +127,18 @@ def _shrunk(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, expected: Seq
 
 
 def remember(model: nn.Module, record: Record) -> nn.Module:
-    """Put its record on a smaller model."""
-    setattr(model, RECORD, record)
+    """Put its record on a smaller model, where copies of the model keep it."""
+    if isinstance(model, fx.GraphModule):
+        model.meta[RECORD] = record
+    else:
+        setattr(model, RECORD, record)
     return model
+
+
+def recorded(model: nn.Module) -> Record | None:
+    """The record of a smaller model; None for any other."""
+    found: Record | None = model.meta.get(RECORD) if isinstance(model, fx.GraphModule) else getattr(model, RECORD, None)
+    return found
 
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:

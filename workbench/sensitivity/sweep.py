@@ -23,10 +23,13 @@ from workbench.evaluation import (
     number_or_vector,
     whole_score,
 )
-from workbench.graph.program import Program
+from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
+from workbench.graph.program import Program, Values
+from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
+from workbench.graph.winnow import Cut, record_of
 from workbench.reconstruct import RIDGES
-from workbench.repair import Repairer, dropped, kept_columns, set_tensors_
+from workbench.repair import Repairer, kept_columns, set_tensors_
 from workbench.select import Criterion, Elimination, GroupView, Path
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import with_predictions
@@ -43,13 +46,14 @@ class Candidate:
     kept: int
     tensors: dict[str, Tensor]
     nodes: tuple[Node, ...]
+    stays: Survivors
 
 
 def sensitivity(
     graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any],
     *, criterion: Criterion | None = None, shares: Sequence[float] = SHARES, progress: bool = False,
 ) -> SensitivityCurves:  # fmt: skip
-    """Score every channel group at every kept share, all other groups whole.
+    """Score every channel group at every kept share, all other groups whole. Approximate groups are left alone.
 
     Parameters
     ----------
@@ -66,7 +70,7 @@ def sensitivity(
     """
     criterion = criterion or Elimination()
     paths, candidates = {}, []
-    for group in tqdm(graph.groups, "select", disable=not progress, unit="group"):
+    for group in tqdm(graph.exact, "select", disable=not progress, unit="group"):
         paths[group.name] = criterion(GroupView.of(graph, group.name, statistics))
         candidates += _candidates(graph, group.name, paths[group.name], statistics, shares)
     if isinstance(evaluate, Evaluation):
@@ -87,13 +91,28 @@ def _candidates(
 ) -> list[Candidate]:
     units = graph[name].units
     widths = sorted({max(1, round(share * units)) for share in shares} - {units})
-    tensors: dict[int, dict[str, Tensor]] = {kept: {} for kept in widths}
+    keep = {kept: {name: path.kept(kept)} for kept in widths}
+    cuts = {kept: record_of(graph, keep[kept]).cuts for kept in widths}
+    read = {cut.tensor for some in cuts.values() for cut in some if cut.role == "in"}
+    tensors: dict[int, dict[str, Tensor]] = {}
+    for kept in widths:
+        zeroed = masked(graph.program.tensors, cuts[kept])
+        tensors[kept] = {tensor: zeroed[tensor] for tensor in read}
     for layer in graph.consumers[name]:
-        columns = {kept: kept_columns(graph, layer, {name: path.kept(kept)}) for kept in widths}
-        for kept, found in _repaired(graph, layer, statistics, columns).items():
-            tensors[kept] |= found
-    nodes = suffix(graph.program, {layer.node for layer in graph.consumers[name]})
-    return [Candidate(name, kept, found, nodes) for kept, found in tensors.items()]
+        if graph.runs_once(layer):  # a weight used more than once is fitted to no single use
+            columns = {kept: kept_columns(graph, layer, keep[kept]) for kept in widths}
+            for kept, found in _repaired(graph, layer, statistics, columns).items():
+                tensors[kept] |= found
+    return [_candidate(graph, name, kept, tensors[kept], cuts[kept]) for kept in widths]
+
+
+def _candidate(
+    graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Tensor], cuts: Sequence[Cut]
+) -> Candidate:
+    stays = survivors(graph.provenance, cuts)
+    changed = {place for place, tensor in graph.program.state.items() if tensor in tensors}
+    nodes = suffix(graph.program, changed | altered_nodes(graph.program, stays))
+    return Candidate(name, kept, tensors, nodes, stays)
 
 
 def _repaired(
@@ -101,8 +120,6 @@ def _repaired(
 ) -> dict[int, dict[str, Tensor]]:
     """A layer's tensors at every width, by the columns that it keeps there."""
     tensors = graph.program.tensors
-    if not graph.runs_once(layer):
-        return {kept: dropped(layer, tensors, stay) for kept, stay in columns.items()}
     repairer, evidence = Repairer.of(layer, graph), statistics.layers[layer.name]
     widths = sorted(columns)
     # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
@@ -115,7 +132,7 @@ def _repaired(
 
 
 def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:
-    """The operations whose values change when those of some nodes do."""
+    """The operations whose values change when some values do: of operations, or of the model's tensors."""
     affected = set(changed)
     for node in program.nodes:
         if any(used.name in affected for used in node.all_input_nodes):
@@ -145,7 +162,7 @@ def _measure_samples(
                 if number in failures:
                     continue
                 changed = {placeholder[name]: tensor for name, tensor in candidate.tensors.items()}
-                small = program.output(program.run(candidate.nodes, {**values, **changed}))
+                small = _rerun(program, candidate, {**values, **changed})
                 try:
                     scores[number].append(evaluate.batch_scores(small, output, batch))
                 except Exception as error:  # the user's score raises anything
@@ -153,6 +170,13 @@ def _measure_samples(
     if not dense:
         check_finite(np.empty(0), evaluate)
     return np.concatenate(dense), [failures.get(i) or np.concatenate(found) for i, found in enumerate(scores)]
+
+
+def _rerun(program: Program, candidate: Candidate, values: Values) -> Any:
+    """What the model returns when only what lies after the change is run."""
+    for node in candidate.nodes:
+        values[node.name] = compute_masked(node, values, candidate.stays)
+    return program.output(values)
 
 
 def _failure(error: Exception) -> str:

@@ -10,7 +10,7 @@ from workbench.graph.labels import Labels, core, flat, squash, varied
 from workbench.graph.rules import rule
 
 KEEP = "keep the layer that makes it at full width"
-UNARY = """abs acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach dropout elu erf
+UNARY = """abs chance acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach dropout elu erf
 erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf isnan leaky_relu log
 log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg reciprocal relu relu6 round
 rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold to trunc _to_copy type_as alias
