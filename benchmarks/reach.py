@@ -113,7 +113,10 @@ def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:
         }  # fmt: skip
         start = time.process_time()
         small = graph.winnow(kept)
-        found |= {"winnow_cpu_seconds": round(time.process_time() - start, 2), "rewritten": type(small) is not type(model)}
+        found |= {
+            "winnow_cpu_seconds": round(time.process_time() - start, 2),
+            "rewritten": type(small) is not type(model),
+        }
         check = wb.verify(graph, small, inputs)
         found |= {"worst": check.worst, "at": check.layer, "norms": list(check.approximate)[:3],
                   "outcome": WRONG if not check.ok else APPROXIMATE if check.approximate else EXACT}  # fmt: skip

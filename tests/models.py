@@ -412,8 +412,9 @@ TOYS = (
             lambda m, x: m.head(F.relu(m.hidden(m.table(x)) + torch.arange(x.shape[1])[:, None])),
             table=nn.Embedding(11, 4), hidden=nn.Linear(4, 6), head=nn.Linear(6, 3),
         ),
-        lambda batch: torch.randint(0, 11, (batch, 7)), {"hidden": Group(6, {"head": own()})},
-        lambda k: 49 * k["hidden"], lambda k: 44 + 8 * k["hidden"] + 3,
+        lambda batch: torch.randint(0, 11, (batch, 7)),
+        {"table": Group(4, {"hidden": own()}), "hidden": Group(6, {"head": own()})},
+        lambda k: 7 * k["hidden"] * (k["table"] + 3), lambda k: 11 * k["table"] + k["hidden"] * (k["table"] + 4) + 3,
     ),
 )  # fmt: skip
 

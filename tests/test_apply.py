@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tests.models import BY_NAME, TOYS, Toy, call, difference, drawn
-from workbench import Budget, Plan, Refused, trace, verify
+from workbench import Budget, Plan, trace, verify
 from workbench.apply import apply
 from workbench.calibrate import calibrate
 from workbench.cost.count import count
@@ -168,4 +168,3 @@ def test_sizes_written_in_the_forward_are_rewritten() -> None:
     assert isinstance(applied.model, torch.fx.GraphModule)
     assert applied.model(torch.randn(5, 3, 4, 4)).shape == (5, 3)
     assert verify(graph, applied.model).ok
-

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
-from workbench.graph.trace import ChannelGraph, Layer
+from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair

@@ -134,7 +134,9 @@ def _resource(
 def _chosen(part: Product, place: Mapping[str, int]) -> Product:
     """A product in which groups that are not to be decided stay whole."""
     fixed = [share for share in part.shares if share.group not in place]
-    return Product(part.factor * prod(share.counts[-1] for share in fixed), tuple(s for s in part.shares if s not in fixed))
+    return Product(
+        part.factor * prod(share.counts[-1] for share in fixed), tuple(s for s in part.shares if s not in fixed)
+    )
 
 
 def _table(part: Product, choices: list[Choice]) -> np.ndarray:

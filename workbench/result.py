@@ -19,7 +19,8 @@ from torch import nn
 
 from workbench.apply import Applied
 from workbench.cost.count import Cost, count
-from workbench.evaluation import Evaluation, Fidelity, evaluating, name_of, whole_score
+from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
+from workbench.graph.modes import evaluating
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.plan import Plan
 from workbench.reconstruct import Repair

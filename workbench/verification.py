@@ -29,8 +29,8 @@ LOOSE = 1e-5  # relative, where the forward does not run in float64
 class Verification:
     """The largest relative difference of any layer's output, and whether it is within the tolerance.
 
-    ``approximate`` names norms and reductions over channels some of which left: they are compared with the same ops over
-    the channels that stay, which is not what the original computes.
+    ``approximate`` names norms and reductions over channels some of which left: they are compared with the same ops
+    over the channels that stay, which is not what the original computes.
     """
 
     ok: bool
@@ -161,7 +161,7 @@ def _in_double(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).double()
     if isinstance(model, fx.GraphModule):
         for node in model.graph.nodes:
-            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _double_type)  # type: ignore[misc]
+            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _double_type)
         model.recompile()
     return model
 

@@ -45,7 +45,11 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
         return [(value, dim % rank) for dim in (chosen or range(rank))]
 
     given = bind(node, node.args, node.kwargs)
-    out = [(node.name, dim) for dim in range(len(shapes[node.name]))] if not isinstance(shapes.get(node.name), list) and node.name in shapes else []
+    out = (
+        [(node.name, dim) for dim in range(len(shapes[node.name]))]
+        if not isinstance(shapes.get(node.name), list) and node.name in shapes
+        else []
+    )
     if op.startswith("conv_transpose"):
         return [dims("input") + dims("weight")[1:]]
     if op in ("conv1d", "conv2d", "conv3d"):
@@ -53,7 +57,11 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
     if op == "linear":
         return [dims("input") + dims("weight", 0)]
     if op in ("matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm"):
-        left = next(name for name in ("self", "mat1", "batch1") if name in given and (name != "self" or op[0] in "mbd" and op != "baddbmm"))
+        left = next(
+            name
+            for name in ("self", "mat1", "batch1")
+            if name in given and (name != "self" or (op[0] in "mbd" and op != "baddbmm"))
+        )
         return [out + dims(left, -1)]
     if op == "scaled_dot_product_attention":
         return [dims("query") + dims("key", -2), dims("query")[:-1] + dims("value", -2, -1)]
@@ -68,9 +76,7 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
     return []
 
 
-def work_products(
-    graph: ChannelGraph, orders: Mapping[str, Sequence[int]]
-) -> list[tuple[str, list[Product]]]:
+def work_products(graph: ChannelGraph, orders: Mapping[str, Sequence[int]]) -> list[tuple[str, list[Product]]]:
     """The MACs of every operation for one sample, as products of what stays of the groups."""
     sizes = _ValueSizes(graph, orders)
     batch = graph.inputs.take(2).batch or 1
@@ -96,7 +102,7 @@ class _ValueSizes:
             for member in group.members:
                 dim = graph.provenance.owned[member.tensor][member.dim].long().numpy()
                 for unit, indices in enumerate(member.indices):
-                    first = atoms.first[dim[list(indices)]] if indices else np.empty(0, int)
+                    first = atoms.representatives[dim[list(indices)]] if indices else np.empty(0, int)
                     self.owner[first] = (number, rank[unit])
         self.units = [group.units for group in graph.groups]
         self.known: dict[Dim, Size] = {}
@@ -114,7 +120,7 @@ class _ValueSizes:
         if label is None:
             return Size(size)
         atoms = flat(label).long().numpy()
-        owners = self.owner[self.provenance.atoms.first[atoms[atoms >= 0]]]
+        owners = self.owner[self.provenance.atoms.representatives[atoms[atoms >= 0]]]
         owners = owners[owners[:, 0] >= 0]
         shares = []
         for number in np.unique(owners[:, 0]).tolist():

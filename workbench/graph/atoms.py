@@ -31,9 +31,9 @@ class Reason:
 class Atoms:
     """Creates atoms, unites them, freezes them and marks what makes and what reads them.
 
-    Rules are run in passes, until a pass unites nothing new. In every pass but the first an atom is named by the first of
-    its class, so that a rule sees what the passes before have found. What is frozen is taken from the last pass: earlier
-    ones may see indices apart that a later op unites.
+    Rules are run in passes, until a pass unites nothing new. In every pass but the first an atom is named by the
+    first of its class, so that a rule sees what the passes before have found. What is frozen is taken from the last
+    pass: earlier ones may see indices apart that a later op unites.
     """
 
     count: int = 0
@@ -62,12 +62,10 @@ class Atoms:
 
     def unite(self, left: Tensor, right: Tensor) -> None:
         """Elements at the same place of two labels (broadcast) leave together."""
-        left, right = (
-            side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(core(left), core(right))
-        )
-        both = (left >= 0) & (right >= 0) & (left != right)
+        one, other = (side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(core(left), core(right)))
+        both = (one >= 0) & (other >= 0) & (one != other)
         if both.any():
-            self.pairs.append((left[both], right[both]))
+            self.pairs.append((one[both], other[both]))
 
     def freeze(self, label: Tensor, reason: Reason) -> None:
         """The indices named by a label can never leave."""
@@ -102,6 +100,13 @@ class Atoms:
             self.approximate.clear()
             self.altered.clear()
         return changed
+
+    @property
+    def representatives(self) -> np.ndarray:
+        """The first atom of each atom's class, int ``[count]``; known once the passes have settled."""
+        if self.first is None:
+            raise AssertionError("no pass has been settled")
+        return self.first
 
     def classes(self) -> np.ndarray:
         """The class of each atom, int ``[count]``; classes are numbered by their first atom."""

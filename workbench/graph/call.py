@@ -13,10 +13,11 @@ from torch.fx import Node
 from workbench.graph.atoms import Atoms, Reason
 from workbench.graph.labels import Labels, core, varied
 
-
 LIKE = frozenset("empty_like full_like ones_like rand_like randn_like zeros_like".split())
-MAKERS = LIKE | frozenset("""arange empty eye full linspace ones rand randn scalar_tensor tril_indices zeros new_empty
-new_full new_ones new_zeros""".split())
+MAKERS = LIKE | frozenset(
+    """arange empty eye full linspace ones rand randn scalar_tensor tril_indices zeros new_empty
+new_full new_ones new_zeros""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Call:
         """All tensor arguments, those in lists too."""
         found: list[Operand] = []
         for value in self.arguments.values():
-            found += [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)]
+            found += [
+                item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Operand)
+            ]
         return found
 
     def operands(self) -> dict[str, Operand]:
@@ -80,7 +83,8 @@ class Call:
     def apart(self, label: Tensor, dims: Collection[int]) -> Tensor | None:
         """A label that no longer varies along some dimensions, or None where it varies along nothing else.
 
-        Whoever reduces or mixes over a dimension needs whole slices of it: indices that differ only there leave together.
+        Whoever reduces or mixes over a dimension needs whole slices of it: indices that differ only there leave
+        together.
         """
         crossing = [dim for dim in varied(label) if dim in dims]
         if len(crossing) == len(varied(label)):

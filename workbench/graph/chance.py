@@ -1,14 +1,13 @@
 """Marks for what happens by chance in training and not at all in eval mode: dropout, stochastic depth.
 
-``torch.export`` of a model in eval mode leaves no trace of it, and a rewritten model would train without. So a mark is put
-into the graph in its place.
+``torch.export`` of a model in eval mode leaves no trace of it, and a rewritten model would train without. So a mark
+is put into the graph in its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest import mock
 
 import torch
@@ -59,10 +58,10 @@ def is_chance(module: nn.Module) -> bool:
     return bare and ("drop" in name or name == "stochasticdepth")
 
 
-def _marking(name: str, function: Any) -> Any:
+def _marking(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if training or not p:
-            return function(input, p, training, inplace)  # type: ignore[no-any-return]  # torch types its own
+            return function(input, p, training, inplace)
         return chance(input, name, float(p))
 
     return call

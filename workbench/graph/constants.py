@@ -1,7 +1,7 @@
 """The constants that an op needs when its tensors have lost positions: sizes, places, groups, scales.
 
-A corrector is a function ``(site) -> dict`` of the arguments that change, by the names in the op's schema. What it gives
-is tried on positions before it is believed (see ``rewrite``), so that a corrector may be plain.
+A corrector is a function ``(site) -> dict`` of the arguments that change, by the names in the op's schema. What it
+gives is tried on positions before it is believed (see ``rewrite``), so that a corrector may be plain.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -72,8 +71,10 @@ def corrects(*ops: str) -> Callable[[Corrector], Corrector]:
     return register
 
 
-@corrects("view", "reshape", "_unsafe_view", "expand", "broadcast_to", "zeros", "ones", "full", "empty", "rand", "randn",
-          "new_zeros", "new_ones", "new_full", "new_empty", "_reshape_alias")  # fmt: skip
+@corrects(
+    *"view reshape _unsafe_view _reshape_alias expand broadcast_to zeros ones full empty rand randn".split(),
+    *"new_zeros new_ones new_full new_empty".split(),
+)
 def sizes(site: Site) -> dict[str, Any]:
     """Sizes become those of what stays; -1 stays."""
     old, new = site.arguments["size"], site.shape

@@ -116,7 +116,7 @@ def _unused(name: str, used: set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Table:
-    """One row for every index of every dimension: where it is, the class of its atom, whether a layer makes or reads it."""
+    """A row for every index of every dimension: where it is, the class of its atom, what makes or reads it."""
 
     places: list[Place]
     place: np.ndarray
@@ -169,7 +169,8 @@ class _Table:
             role = "in" if self.read[some].any() else "out" if self.made[some].any() else "along"
             counts = np.bincount(unit[self.number[some]], minlength=len(numbers))
             each = np.split(self.index[some], np.cumsum(counts)[:-1])
-            members.append(Member(*self.places[self.place[some[0]]], tuple(tuple(e.tolist()) for e in each), role))
+            tensor, dim = self.places[self.place[some[0]]]
+            members.append(Member(tensor, dim, tuple(tuple(e.tolist()) for e in each), role))
         approximate = dict.fromkeys(what for number in numbers.tolist() for what in self.approximate.get(number, ()))
         return ChannelGroup(name, len(numbers), tuple(members), tuple(approximate))
 

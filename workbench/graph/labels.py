@@ -18,7 +18,9 @@ NOTHING = -1.0  # the label of an element that comes from no index
 
 def varied(label: Tensor) -> tuple[int, ...]:
     """The dimensions along which a squashed label changes."""
-    return tuple(d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride)
+    return tuple(
+        d for d, (size, stride) in enumerate(zip(label.shape, label.stride(), strict=True)) if size > 1 and stride
+    )
 
 
 def along(atoms: Tensor, shape: Sequence[int], dim: int) -> Tensor:
@@ -91,7 +93,12 @@ def _blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
         block: tuple[list[int], list[int]] = ([], [])
         sizes = [1, 1]
         while not (block[0] or block[1]) or sizes[0] != sizes[1]:
-            side = 0 if left < len(old) and (sizes[0] < sizes[1] or right == len(new) or (sizes[0] == sizes[1] and not block[0])) else 1
+            side = (
+                0
+                if left < len(old)
+                and (sizes[0] < sizes[1] or right == len(new) or (sizes[0] == sizes[1] and not block[0]))
+                else 1
+            )
             place, given = (left, old) if side == 0 else (right, new)
             block[side].append(place)
             sizes[side] *= given[place]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def survivors(provenance: Provenance, cuts: Sequence[Cut]) -> Survivors:
     """What stays of every value of a program after some cuts."""
     atoms = provenance.atoms
-    first = torch.from_numpy(atoms.first)
+    first = torch.from_numpy(atoms.representatives)
     gone = torch.zeros(atoms.count, dtype=torch.bool)
     for cut in cuts:
         gone[first[provenance.owned[cut.tensor][cut.dim].long()[list(cut.removed)]]] = True
@@ -48,8 +48,8 @@ def run_masked(
 ) -> tuple[Any, Values]:  # fmt: skip
     """What the program returns with masked tensors, and the values of the watched nodes.
 
-    Where two activations are multiplied and summed over channels that leave, no tensor of the model can be zero in their
-    stead: one of the activations is. ``precise`` computes in float64 whatever the forward says.
+    Where two activations are multiplied and summed over channels that leave, no tensor of the model can be zero in
+    their stead: one of the activations is. ``precise`` computes in float64 whatever the forward says.
     """
     values = program.start(inputs, tensors)
     if precise:
@@ -86,7 +86,9 @@ def _altered(node: Node, given: Values, stays: Survivors, precise: bool) -> Any:
     arguments = bind(node, node.args, node.kwargs)
     corrector = CORRECTORS.get(op_name(node))
     arguments |= corrector(Site(node, arguments, stays)) if corrector else {}
-    small = {name: compact(value, stays.of(name)) if isinstance(value, Tensor) else value for name, value in given.items()}
+    small = {
+        name: compact(value, stays.of(name)) if isinstance(value, Tensor) else value for name, value in given.items()
+    }
     result = node.target(**_filled(arguments, small, precise))  # type: ignore[operator]
     if not isinstance(result, list | tuple):
         return _spread(result, stays.of(node.name), stays.provenance.run.shapes[node.name])

@@ -1,4 +1,4 @@
-"""The modules of a rewritten model: real ones where an operation is just a call of one, else plain holders of tensors."""
+"""The modules of a rewritten model: real ones where an operation is just their call, else plain holders of tensors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ class Modules:
     ) -> Any:
         """The op returns its states one by one, the module of an LSTM as a pair."""
         state = new(arguments["hx"])
-        called = graph.call_module(safe(path), (new(arguments["input"]), tuple(state) if isinstance(module, nn.LSTM) else state))
+        called = graph.call_module(
+            safe(path), (new(arguments["input"]), tuple(state) if isinstance(module, nn.LSTM) else state)
+        )
         outputs, states = (graph.call_function(operator.getitem, (called, place)) for place in (0, 1))
         if not isinstance(module, nn.LSTM):
             return (outputs, states)

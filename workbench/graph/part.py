@@ -51,7 +51,9 @@ def seen_inputs(model: nn.Module, path: str, inputs: Inputs) -> Inputs:
     finally:
         handle.remove()
     if not calls:
-        raise ValueError(f"the forward of {type(model).__name__} does not call {path!r} on these inputs; name another part")
+        raise ValueError(
+            f"the forward of {type(model).__name__} does not call {path!r} on these inputs; name another part"
+        )
     return calls[0]
 
 

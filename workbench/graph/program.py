@@ -132,7 +132,9 @@ def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> P
 def _is_free(node: Node) -> bool:
     """Whether an input has a size that is not fixed."""
     value = node.meta.get("val")
-    return node.op == "placeholder" and isinstance(value, Tensor) and any(isinstance(s, torch.SymInt) for s in value.shape)
+    return (
+        node.op == "placeholder" and isinstance(value, Tensor) and any(isinstance(s, torch.SymInt) for s in value.shape)
+    )
 
 
 def _alive(graph: torch.fx.Graph, returned: Iterable[Any]) -> tuple[Node, ...]:

@@ -6,8 +6,8 @@ have a rule that unites atoms. See ``atoms`` and ``labels`` for the two data str
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ def _atoms_of_tensors(program: Program, atoms: Atoms) -> dict[str, tuple[Tensor,
     owned: dict[str, tuple[Tensor, ...]] = {}
     seen: dict[tuple[int, int, torch.Size], str] = {}
     for name, tensor in program.tensors.items():
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
+        key = (tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.shape)
         twin = seen.setdefault(key, name) if tensor.numel() else name
         owned[name] = owned[twin] if twin in owned else tuple(atoms.create(size) for size in tensor.shape)
     return owned
@@ -162,7 +162,10 @@ def _call(node: Node, run: Run, labels: dict[str, Any], atoms: Atoms) -> Call:
         shape, carried = run.shapes.get(used.name), labels.get(used.name, ())
         if isinstance(shape, list):
             each = carried or ((),) * len(shape)
-            return [s if s is None else Operand(s, part, used.name in run.owned) for s, part in zip(shape, each, strict=True)]
+            return [
+                s if s is None else Operand(s, part, used.name in run.owned)
+                for s, part in zip(shape, each, strict=True)
+            ]
         value = run.numbers.get(used.name)
         return value if shape is None else Operand(shape, carried, used.name in run.owned, value, used.name)
 

@@ -51,7 +51,7 @@ def rewrite(model: nn.Module, program: Program, survivors: Survivors, tensors: M
     writer = _Writer(model, program, survivors, Modules(model, program, tensors))
     writer.write()
     module = fx.GraphModule(writer.modules.root, writer.graph, class_name=type(model).__name__)
-    return module.train(model.training)  # type: ignore[return-value]  # train returns its module
+    return module.train(model.training)
 
 
 class _Writer:
@@ -153,7 +153,11 @@ class _Writer:
         if self.survivors.shape(source.name) != self.survivors.shape(node.name):
             value = self.graph.call_function(torch.ops.aten.expand_as.default, (value, self._value(target)))
         types = {one.meta["val"].dtype for one in (target, source)}
-        return value if len(types) == 1 else self.graph.call_function(torch.ops.aten.type_as.default, (value, self._value(target)))
+        return (
+            value
+            if len(types) == 1
+            else self.graph.call_function(torch.ops.aten.type_as.default, (value, self._value(target)))
+        )
 
     def _number(self, node: Node) -> Any:
         """A size, or arithmetic on sizes: the same operation, with the number that it gives now."""
@@ -170,8 +174,10 @@ class _Writer:
 
     def _item(self, node: Node) -> Any:
         source, place = node.args
-        value = self.values[source.name]  # type: ignore[union-attr]  # the first argument of getitem is a node
-        return value[place] if isinstance(value, tuple) else self.graph.call_function(operator.getitem, (value, place))  # type: ignore[index]
+        assert isinstance(source, Node)
+        assert isinstance(place, int)
+        value = self.values[source.name]
+        return value[place] if isinstance(value, tuple) else self.graph.call_function(operator.getitem, (value, place))
 
     def _call(self, target: Any, arguments: Mapping[str, Any]) -> Any:
         """An op by the names of its arguments."""
@@ -251,8 +257,8 @@ class _Writer:
         if not any(orders):
             return new
         items = [self.graph.call_function(operator.getitem, (new, i)) for i in range(len(orders))] if several else [new]
-        found = tuple(self._selected(item, order) for item, order in zip(items, orders, strict=True))
-        return found if several else found[0]
+        ordered = tuple(self._selected(item, order) for item, order in zip(items, orders, strict=True))
+        return ordered if several else ordered[0]
 
     def _selection(self, node: Node, moved: Node) -> Any:
         """An op that changes places along one dimension alone, as a selection of what stays."""
@@ -274,11 +280,11 @@ class _Writer:
         known = self.run.numbers | {moved.name: places}
         found: dict[str, Any] = map_aggregate(
             arguments, lambda leaf: known[leaf.name] if isinstance(leaf, Node) else leaf
-        )  # type: ignore[assignment]
+        )
         return found
 
     def _now_with(self, arguments: dict[str, Any], moved: Node, places: Tensor) -> dict[str, Any]:
-        found: dict[str, Any] = map_aggregate(arguments, lambda leaf: places if leaf is moved else self._now(leaf))  # type: ignore[assignment]
+        found: dict[str, Any] = map_aggregate(arguments, lambda leaf: places if leaf is moved else self._now(leaf))
         return found
 
     def _picked(self, node: Node, arguments: dict[str, Any]) -> Any:
@@ -304,7 +310,7 @@ class _Writer:
                 self._refuse(node, "it takes what left")
             new[used] = self._constant(cut)
         changed = map_aggregate(dict(arguments), lambda leaf: new.get(leaf, leaf) if isinstance(leaf, Node) else leaf)
-        return self._call(node.target, changed)  # type: ignore[arg-type]  # a mapping goes in, a mapping comes out
+        return self._call(node.target, changed)
 
     def _first_dim(self, node: Node, dims: list[int], given: list[Node]) -> int:
         """The dimension of the result at which the dimensions of the places begin."""

@@ -1,8 +1,9 @@
 """Winnowing: removes units of channel groups for real.
 
-Two ways lead to the smaller model. The short one slices the tensors of a copy and corrects the modules that hold them:
-the class stays. Where the forward holds sizes of its own, the exported graph is rewritten instead. Either is returned
-only where it computes what the original computes with the removed units zeroed, at another batch size than the traced one.
+Two ways lead to the smaller model. The short one slices the tensors of a copy and corrects the modules that hold
+them: the class stays. Where the forward holds sizes of its own, the exported graph is rewritten instead. Either is
+returned only where it computes what the original computes with the removed units zeroed, at another batch size than
+the traced one.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from torch.utils import _pytree as pytree
 
 from workbench.errors import Refused
 from workbench.graph.inputs import Inputs
-from workbench.graph.modes import evaluating
 from workbench.graph.masked import masked, run_masked, survivors
+from workbench.graph.modes import evaluating
 from workbench.graph.part import with_part
 from workbench.graph.rewrite import rewrite
 from workbench.graph.sizes import resize

@@ -17,13 +17,13 @@ from workbench.calibrate import Statistics
 from workbench.evaluation import (
     Evaluation,
     check_finite,
-    evaluating,
     fingerprint_of,
     name_of,
     number_or_vector,
     whole_score,
 )
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
+from workbench.graph.modes import evaluating
 from workbench.graph.program import Program, Values
 from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
@@ -106,9 +106,7 @@ def _candidates(
     return [_candidate(graph, name, kept, tensors[kept], cuts[kept]) for kept in widths]
 
 
-def _candidate(
-    graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Tensor], cuts: Sequence[Cut]
-) -> Candidate:
+def _candidate(graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:
     stays = survivors(graph.provenance, cuts)
     changed = {place for place, tensor in graph.program.state.items() if tensor in tensors}
     nodes = suffix(graph.program, changed | altered_nodes(graph.program, stays))

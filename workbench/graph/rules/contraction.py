@@ -18,9 +18,9 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
     """The labels of a sum of products, written as in einsum: one letter a dimension.
 
     A letter that the result lacks is summed over: what two operands have there leaves together. A letter that several
-    operands and the result share runs along: the same. A label that crosses such a dimension and others keeps whole slices
-    of it: of summed dimensions (a head's features), and of the free ones when products of activations run along a batch of
-    heads. What a layer's own weight is summed over is read, its free dimension is made.
+    operands and the result share runs along: the same. A label that crosses such a dimension and others keeps whole
+    slices of it: of summed dimensions (a head's features), and of the free ones when products of activations run
+    along a batch of heads. What a layer's own weight is summed over is read, its free dimension is made.
     """
     counts = Counter(letter for letters in spec for letter in set(letters))
     shared = {letter for letter, count in counts.items() if count > 1 and letter in result}
@@ -31,11 +31,9 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
         batch = {dim for dim, letter in enumerate(letters) if letter in shared}
         for label in operand.labels:
             if set(varied(label)) - summed:
-                label = call.apart(label, summed) if set(varied(label)) & summed else label
-            assert label is not None
+                label = _reduced(call, label, summed)  # the same label, of whole slices
             if set(varied(label)) & batch and set(varied(label)) - batch:
-                label = call.apart(label, set(range(len(letters))) - batch)
-                assert label is not None
+                label = _reduced(call, label, set(range(len(letters))) - batch)
             place = varied(label)
             if len(place) == 1:
                 found.setdefault(letters[place[0]], []).append((number, flat(label)))
@@ -55,6 +53,13 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
             elif operands[number].owned and letter not in result:  # a weight is computed, and depends on all of them
                 call.approximates(atoms)
     return squashed(labels)
+
+
+def _reduced(call: Call, label: Tensor, dims: set[int]) -> Tensor:
+    """A label that varies along other dimensions, too, without these."""
+    found = call.apart(label, dims)
+    assert found is not None
+    return found
 
 
 def _meet(
@@ -133,7 +138,9 @@ def einsum(call: Call) -> Labels:
     spec = left.split(",")
     if not right and "->" not in call["equation"]:
         counts = Counter(left.replace(",", "").replace(".", ""))
-        right = ("..." if "..." in left else "") + "".join(sorted(letter for letter, count in counts.items() if count == 1))
+        right = ("..." if "..." in left else "") + "".join(
+            sorted(letter for letter, count in counts.items() if count == 1)
+        )
     spare = [letter for letter in LETTERS if letter not in left]
     hidden = max(len(o.shape) - len(s.replace("...", "")) for o, s in zip(operands, spec, strict=True))
     dots = "".join(spare[:hidden])
@@ -161,7 +168,9 @@ def attention(call: Call) -> Labels:
     if isinstance(mask, Operand):
         from workbench.graph.rules.elementwise import combine
 
-        scores = combine(call, [Operand(query.shape[:-1] + key.shape[-2:-1], scores), mask], query.shape[:-1] + key.shape[-2:-1])
+        scores = combine(
+            call, [Operand(query.shape[:-1] + key.shape[-2:-1], scores), mask], query.shape[:-1] + key.shape[-2:-1]
+        )
     weights = Operand(query.shape[:-1] + key.shape[-2:-1], scores)
     return contract(call, [weights, value], [outer + "LS", outer + "SE"], outer + "LE", call.shape)
 
@@ -211,8 +220,8 @@ def _blocks(
 ) -> Labels:
     """Grouped: place j of every block is one unit, of the inputs and of the outputs each.
 
-    The dimension of the weight that spans all blocks holds block b's place j at index b * size + j; the other is shared by
-    the blocks.
+    The dimension of the weight that spans all blocks holds block b's place j at index b * size + j; the other is
+    shared by the blocks.
     """
     wide, narrow = (inner, outer) if transposed else (outer, inner)
     if wide is not None:

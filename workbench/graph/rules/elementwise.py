@@ -10,15 +10,15 @@ from workbench.graph.labels import Labels, core, flat, squash, varied
 from workbench.graph.rules import rule
 
 KEEP = "keep the layer that makes it at full width"
-UNARY = """abs chance acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach dropout elu erf
-erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf isnan leaky_relu log
-log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg reciprocal relu relu6 round
-rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold to trunc _to_copy type_as alias
-lift_fresh lift_fresh_copy bitwise_not _assert_tensor_metadata
-logit digamma lgamma sgn positive absolute rrelu hardswish_ _conj""".split()
-BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and
-bitwise_or bitwise_xor rsub atan2 fmod remainder floor_divide addcmul addcdiv lerp masked_fill true_divide hypot fmax fmin
-xlogy copysign copy clamp_tensor __and__ __or__""".split()
+UNARY = """abs chance acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach
+dropout elu erf erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf
+isnan leaky_relu log log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg
+reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold
+to trunc _to_copy type_as alias lift_fresh lift_fresh_copy bitwise_not _assert_tensor_metadata logit digamma lgamma
+sgn positive absolute rrelu hardswish_ _conj""".split()
+BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or logical_xor
+bitwise_and bitwise_or bitwise_xor rsub atan2 fmod remainder floor_divide addcmul addcdiv lerp masked_fill
+true_divide hypot fmax fmin xlogy copysign copy clamp_tensor __and__ __or__""".split()
 
 
 @rule(*UNARY)
@@ -49,8 +49,8 @@ def glu(call: Call) -> Labels:
     """The first half of a dimension times the gate in the second."""
     (inputs,) = call.tensors()
     dim = call["dim"] % len(inputs.shape)
-    halves = [Operand(call.shape, tuple(parts)) for parts in zip(*(_squashed(label.chunk(2, dim)) for label in inputs.labels),
-                                                                  strict=True)]  # fmt: skip
+    parts = [_squashed(label.chunk(2, dim)) for label in inputs.labels]
+    halves = [Operand(call.shape, tuple(half)) for half in zip(*parts, strict=True)]
     return combine(call, halves, call.shape) if halves else ()
 
 

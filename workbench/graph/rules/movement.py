@@ -29,7 +29,7 @@ def move(call: Call) -> Labels:
 
 
 def _widened(call: Call, before: Sequence[int]) -> list[Tensor]:
-    """A dimension that ``expand`` makes just to be combined may have any size: its indices leave with what they meet."""
+    """A dimension that ``expand`` makes just to be combined may have any size: indices leave with what they meet."""
     from workbench.graph.rules.elementwise import BINARY
 
     if any(op_name(user) not in BINARY for user in call.node.users):
@@ -140,7 +140,7 @@ def _joined(call: Call, operands: list[Operand], dim: int) -> Labels:
 
 @rule(*BY_PLACES)
 def pick(call: Call) -> Labels:
-    """By places that are known, the op is run on the labels; by places that depend on the inputs, that dimension freezes."""
+    """By known places, the op is run on the labels; by places that depend on the inputs, that dimension freezes."""
     moved = call.tensors()[0]
     places = call.tensors()[1:]
     if call.op == "embedding" and moved.owned:
@@ -188,9 +188,9 @@ def write(call: Call) -> Labels:
         else:
             call.atoms.unite(_window(call, match, dim), wide)
     for label in labels:
-        if all(varied(p.unsqueeze(dim) if call.op == "select_scatter" else p) != varied(label) for p in source.labels):
-            if varied(label) != (dim,) and source.shape.numel() > 1:
-                call.freeze(label, "something of fixed size is written into it", KEEP)
+        places = [varied(p.unsqueeze(dim) if call.op == "select_scatter" else p) for p in source.labels]
+        if varied(label) not in (*places, (dim,)) and source.shape.numel() > 1:
+            call.freeze(label, "something of fixed size is written into it", KEEP)
     return tuple(labels)
 
 
@@ -208,14 +208,18 @@ def _frozen(call: Call) -> Labels:
 
 
 def run(call: Call, moved: Operand, label: Tensor) -> Any:
-    """The node's own op with the label in the tensor's place; ``view`` becomes ``reshape``, as a label has strides of 0."""
+    """The node's own op with the label in the tensor's place; ``view`` as ``reshape``, as a label has strides of 0."""
     arguments = {name: label if value is moved else _plain(value) for name, value in call.arguments.items()}
     if call.op in ("view", "reshape", "_unsafe_view", "_reshape_alias", "view_as", "flatten", "unflatten"):
         return reshaped(label, call.shape)
     if call.op == "expand_as":
         return label.expand(call.shape)
     if call.op == "embedding":
-        return label[arguments["indices"]] if isinstance(arguments["indices"], Tensor) else label.narrow(0, 0, 1).expand(call.shape)
+        return (
+            label[arguments["indices"]]
+            if isinstance(arguments["indices"], Tensor)
+            else label.narrow(0, 0, 1).expand(call.shape)
+        )
     return call.node.target(**{name: value for name, value in arguments.items() if value is not None})  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""LSTM and GRU: a hidden unit is a row of every gate, a column of the recurrent weight, and an input of the next layer."""
+"""LSTM and GRU: a hidden unit is a row of each gate, a column of the recurrent weight, an input of the next layer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def recurrent(call: Call) -> list[Labels]:
     for state in call["hx"] if isinstance(call["hx"], list | tuple) else [call["hx"]]:
         label = state.only(len(state.shape) - 1)
         if label is None:
-            call.freeze(hidden, "the state it is given has a fixed size", "leave the state out, or let the model make it")
+            call.freeze(
+                hidden, "the state it is given has a fixed size", "leave the state out, or let the model make it"
+            )
         else:
             call.atoms.unite(flat(label), hidden)
     outputs = [along(hidden.repeat(directions), call.shapes[0], len(call.shapes[0]) - 1)]

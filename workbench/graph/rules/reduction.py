@@ -10,7 +10,9 @@ from workbench.graph.rules import rule
 from workbench.graph.rules.norm import across
 
 POOLS = {
-    f"{kind}_pool{n}d": n for n in (1, 2, 3) for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "_adaptive_avg", "lp")
+    f"{kind}_pool{n}d": n
+    for n in (1, 2, 3)
+    for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "_adaptive_avg", "lp")
 } | {f"max_pool{n}d_with_indices": n for n in (1, 2, 3)}
 RESAMPLES = {
     f"{kind}{n}d": n
@@ -48,7 +50,9 @@ def reduce(call: Call) -> object:
             label = label.narrow(dim, 0, 1) if call.get("keepdim") else label.select(dim, 0)
         reduced.append(label)
     # along what is summed over nothing is left: those labels are one index now, and vanish
-    labels = squashed([label for label, before in zip(reduced, inputs.labels, strict=True) if set(varied(before)) - set(dims)])
+    labels = squashed(
+        [label for label, before in zip(reduced, inputs.labels, strict=True) if set(varied(before)) - set(dims)]
+    )
     return [labels] * len(call.shapes) if isinstance(call.shapes, list) else labels
 
 
@@ -67,7 +71,9 @@ def places(call: Call) -> object:
     passed = []
     for label in _outside(call, dims):
         keeps = len(call.shape) == len(inputs.shape)
-        passed.append(resized(label, call.shape) if keeps else label.select(list(dims)[0], 0) if dim is not None else label)
+        passed.append(
+            resized(label, call.shape) if keeps else label.select(next(iter(dims)), 0) if dim is not None else label
+        )
     labels = squashed([label for label in passed if label.shape == call.shape])
     return [labels] * len(call.shapes) if isinstance(call.shapes, list) else labels
 

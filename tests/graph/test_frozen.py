@@ -1,0 +1,23 @@
+"""What cannot shrink says so: which op of which layer, why, and what to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.graph.constructs import line
+from workbench import trace
+
+
+def test_frozen_says_what_and_why() -> None:
+    model = line(lambda m, x: x.sort(-1)[0])()
+    frozen = {item.tensor: item for item in trace(model, torch.zeros(2, 5)).frozen}
+    assert repr(frozen["hidden.weight"]) == "Frozen(hidden.weight[0]: 8 channels, sort: it needs all of these indices)"
+    assert frozen["hidden.weight"].to_dict()["remedy"] == "keep the layers that make them at full width"
+    assert frozen["head.weight"].reason.why == "the model returns it"
+
+
+def test_a_norm_over_channels_is_named() -> None:
+    model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    (group,) = trace(model, torch.zeros(2, 5)).groups
+    assert group.approximate == ("layer_norm in 1",)
