@@ -15,8 +15,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import workbench as wb
+from tests.graph.constructs import CONSTRUCTS
 from tests.models import BY_NAME, TOYS, Toy, call
 from workbench.artefact import REFERENCE, WEIGHTS, _distinct, reference_inputs, replays
+from workbench.graph.winnow import recorded
 
 ROOT = Path(__file__).parent.parent
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "result.json", "report.html"}
@@ -191,3 +193,20 @@ def test_missing_weights(residual: tuple[wb.Result, Path], tmp_path: Path) -> No
     (tmp_path / "plan.json").write_bytes((residual[1] / "plan.json").read_bytes())
     with pytest.raises(ValueError, match=r"there is no weights.safetensors in it"):
         wb.restore(BY_NAME["residual"].build().double(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["attention", "multihead attention", "a view with sizes", "two inputs by name", "lstm"]
+)
+@pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export")
+def test_other_structures_come_back(name: str, tmp_path: Path) -> None:
+    """Rewritten models, several inputs, recurrent ones: bit for bit from a fresh instance."""
+    construct = next(construct for construct in CONSTRUCTS if construct.name == name)
+    torch.manual_seed(0)
+    model, inputs = construct.build().eval(), construct.inputs(8)
+    result = wb.compress(model, inputs, budget=wb.Budget(macs=0.7), calibration=[inputs, construct.inputs(8)])
+    result.save(tmp_path)
+    restored = wb.restore(construct.build().eval(), tmp_path)
+    assert type(restored).__name__ == type(result.model).__name__
+    assert replays(restored, tmp_path)
+    assert recorded(restored) == recorded(result.model)

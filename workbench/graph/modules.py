@@ -17,7 +17,7 @@ from workbench.graph.call import bind, layer_of, op_name
 from workbench.graph.chance import FUNCTIONS, is_chance
 from workbench.graph.inputs import device_of
 from workbench.graph.program import Program
-from workbench.graph.sizes import resize
+from workbench.graph.resize import resize
 
 PLAIN: dict[type, str] = {
     nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Conv3d: "conv3d", nn.ConvTranspose1d: "conv_transpose1d",

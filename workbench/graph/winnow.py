@@ -22,8 +22,8 @@ from workbench.graph.inputs import Inputs
 from workbench.graph.masked import masked, run_masked, survivors
 from workbench.graph.modes import evaluating
 from workbench.graph.part import with_part
+from workbench.graph.resize import resize
 from workbench.graph.rewrite import rewrite
-from workbench.graph.sizes import resize
 
 if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph
