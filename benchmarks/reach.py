@@ -55,7 +55,7 @@ def _torchvision(name: str) -> Case:
     elif models.get_model_builder(name).__module__.startswith("torchvision.models.segmentation"):
         options = {"weights_backbone": None}
     elif models.get_model_builder(name).__module__.startswith("torchvision.models.video"):
-        frames, side = (16, 224) if name.startswith("mvit") else (16, 64)
+        frames, side = (16, 224) if name.startswith(("mvit", "s3d")) else (16, 64)
         inputs = (torch.rand(2, 3, frames, side, side),)
     elif name.startswith("raft"):
         inputs = (torch.rand(2, 3, 128, 128), torch.rand(2, 3, 128, 128))
