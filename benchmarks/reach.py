@@ -89,7 +89,62 @@ def _timm(names: list[str]) -> Case:
     return lambda: model, (torch.rand(2, shape[0], side, side),), None
 
 
-ZOOS = {"torchvision": torchvision_cases, "timm": timm_cases}
+SMALL = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99,
+    "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "use_cache": False, "pad_token_id": 0, "image_size": 64,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "head_dim": 16,
+}  # fmt: skip
+AUDIO = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        name: ("words", {})
+        for name in "bert roberta deberta-v2 mpnet modernbert gpt_neox llama mistral qwen2 qwen3".split()
+    },
+    **{name: ("words", {}) for name in "gemma phi olmo starcoder2".split()},
+    **{name: ("words", {"embedding_size": 32}) for name in ("albert", "electra")},
+    "distilbert": ("words", {"dim": 64, "n_heads": 4, "n_layers": 2, "hidden_dim": 96}),
+    "gpt2": ("words", {"n_embd": 64, "n_head": 4, "n_layer": 2}),
+    "opt": ("words", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
+    "t5": ("both", {"num_layers": 2, "num_heads": 4, "d_kv": 16, "d_ff": 96}),
+    "bart": ("both", {}),
+    **{name: ("image", {}) for name in ("vit", "deit", "beit")},
+    "dinov2": ("image", {"patch_size": 16}),
+    "convnext": ("image", {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 2, 1]}),
+    "swin": ("image", {"embed_dim": 32, "window_size": 4, "depths": [1, 1], "num_heads": [2, 4]}),
+    "segformer": ("image", {"num_attention_heads": [1, 2, 2, 4], "hidden_sizes": [16, 32, 48, 64]}),
+    **dict.fromkeys(("wav2vec2", "hubert"), ("sound", AUDIO)),
+    "whisper": ("speech", {"max_source_positions": 50, "num_mel_bins": 20}),
+}
+OWN_SIZES = ("convnext", "swin", "segformer")  # they call several things by the names above
+
+
+def transformers_cases() -> Iterator[tuple[str, Callable[[], Case]]]:
+    """Families of transformers, small and with random weights."""
+    for name in FAMILIES:
+        yield name, lambda name=name: _transformers(name)
+
+
+def _transformers(name: str) -> Case:
+    import transformers
+
+    kind, own = FAMILIES[name]
+    known = vars(transformers.CONFIG_MAPPING[name]())
+    attributes = getattr(transformers.CONFIG_MAPPING[name], "attribute_map", {})
+    config = transformers.CONFIG_MAPPING[name](
+        **{k: v for k, v in SMALL.items() if name not in OWN_SIZES and (k in known or k in attributes)} | own
+    )
+    config.return_dict = True
+    words = torch.randint(3, 99, (2, 12))
+    inputs: Any = {
+        "words": {"input_ids": words}, "both": {"input_ids": words, "decoder_input_ids": words},
+        "image": {"pixel_values": torch.rand(2, 3, 64, 64)}, "sound": {"input_values": torch.randn(2, 4000)},
+        "speech": {"input_features": torch.randn(2, 20, 100), "decoder_input_ids": words},
+    }[kind]  # fmt: skip
+    return lambda: transformers.AutoModel.from_config(config), inputs, None
+
+
+ZOOS = {"torchvision": torchvision_cases, "timm": timm_cases, "transformers": transformers_cases}
 
 
 def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import workbench as wb
 from tests.graph.constructs import CONSTRUCTS
 from tests.models import BY_NAME, TOYS, Toy, call
 from workbench.artefact import REFERENCE, WEIGHTS, _distinct, reference_inputs, replays
-from workbench.graph.winnow import recorded
+from workbench.graph.record import recorded
 
 ROOT = Path(__file__).parent.parent
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "result.json", "report.html"}

@@ -11,9 +11,10 @@ from torch import nn
 
 from tests.models import BY_NAME, drawn
 from workbench import Verification, trace, verify
+from workbench.graph.comparison import relative_error, widened
 from workbench.graph.masked import masked
-from workbench.graph.winnow import recorded
-from workbench.verification import LOOSE, TOLERANCE, relative_error, widened
+from workbench.graph.record import recorded
+from workbench.verification import LOOSE, TOLERANCE
 
 
 def pair(name: str = "residual") -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -106,18 +107,27 @@ def test_a_verification_prints_itself() -> None:
 
 
 class Insists(nn.Module):
-    """A forward that asks for its own precision."""
+    """A forward that asks for its own precision, or does without any other."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool):
         super().__init__()
-        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.first, self.second, self.strict = nn.Linear(5, 8), nn.Linear(8, 3), strict
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.strict and self.first.weight.dtype != torch.float32:
+            raise RuntimeError("float32 or nothing")
         return self.second(self.first(x.to(torch.float32)).relu())
 
 
-def test_a_forward_that_insists_on_its_precision_is_compared_there() -> None:
-    model, inputs = Insists(), torch.randn(2, 5)
+def test_a_forward_that_asks_for_its_precision_is_compared_in_double() -> None:
+    model, inputs = Insists(strict=False), torch.randn(2, 5)
+    check = verify(model, trace(model, inputs).winnow({"first": range(5)}), inputs)
+    assert check.ok
+    assert check.tolerance == TOLERANCE
+
+
+def test_a_forward_that_runs_in_its_own_precision_only_is_compared_there() -> None:
+    model, inputs = Insists(strict=True), torch.randn(2, 5)
     small = trace(model, inputs).winnow({"first": range(5)})
     check = verify(model, small, inputs)
     assert check.ok

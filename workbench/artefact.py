@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
+from workbench.graph.record import Cut, Record, recorded, remember
 from workbench.graph.trace import trace
-from workbench.graph.winnow import Cut, Record, cut_model, rebuilt, recorded, remember
+from workbench.graph.winnow import cut_model, rebuilt
 
 if TYPE_CHECKING:
     from workbench.result import Result

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.node import map_aggregate
-from torch.utils import _pytree as pytree
+from torch import Tensor, nn
 
+from workbench.graph.comparison import differences
 from workbench.graph.inputs import Inputs
-from workbench.graph.masked import masked, run_masked, survivors
-from workbench.graph.modules import safe
 from workbench.graph.part import part_of, seen_inputs
-from workbench.graph.survivors import compact
+from workbench.graph.record import Record, recorded
 from workbench.graph.trace import ChannelGraph, trace
-from workbench.graph.winnow import Record, recorded
 
 TOLERANCE = 1e-10  # relative, in float64
 LOOSE = 1e-5  # relative, where the forward does not run in float64
@@ -53,8 +47,9 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
     """Compare a smaller model with the original whose removed units are zeroed.
 
     The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no
-    longer reads become zero. Both run on the inputs at two batch sizes, in float64 where the forward allows it, and all
-    layers' outputs are compared. An input that is constant (zeros) is varied, as it would hide most mistakes.
+    longer reads become zero. Both run on the inputs at two batch sizes, in float64 (in their own precision where the
+    forward does not allow that), and all layers' outputs are compared. An input that is constant (zeros) is varied, as it
+    would hide most mistakes.
 
     Parameters
     ----------
@@ -86,10 +81,13 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
     inputs = inputs.map(_telling)
     try:
         layer, worst = comparison.worst(inputs, precise=True)
-        tolerance = TOLERANCE
-    except RuntimeError:  # the smaller model's forward may insist on its own precision
-        layer, worst = comparison.worst(inputs, precise=False)
-        tolerance = LOOSE
+    except RuntimeError:  # the forward may do without any precision but its own
+        layer, worst = "", float("inf")
+    tolerance = TOLERANCE
+    if not worst <= TOLERANCE:  # or it rounds to places (a bucket, an index), which are others in float64
+        place, error = comparison.worst(inputs, precise=False)
+        if error <= LOOSE or not layer:
+            layer, worst, tolerance = place, error, LOOSE
     return Verification(worst <= tolerance, worst, layer, tolerance, record.approximate)
 
 
@@ -109,92 +107,11 @@ class _Comparison:
 
     def worst(self, inputs: Inputs, precise: bool) -> tuple[str, float]:
         """The layer with the largest difference at two batch sizes, and that difference."""
-        small = _in_double(self.small) if precise else copy.deepcopy(self.small)
+        small = copy.deepcopy(self.small)
+        small = small.double() if precise else small
         worst, layer = 0.0, ""
         for batch in {inputs.batch or 1, 3} if self.graph.program.any_batch else {2}:
-            for name, error in self._errors(small.eval(), inputs.take(batch), precise):
+            for name, error in differences(self.graph, small, self.record, inputs.take(batch), precise):
                 if not error <= worst:  # also where the error is NaN
                     worst, layer = error, name
         return layer, worst
-
-    def _errors(self, small: nn.Module, inputs: Inputs, precise: bool) -> Iterator[tuple[str, float]]:
-        """The relative difference of every layer's output and of the model's."""
-        stays = survivors(self.graph.provenance, self.record.cuts)
-        nodes: dict[str, list[str]] = {}
-        for layer in self.graph.layers:
-            nodes.setdefault(safe(layer.name), []).append(layer.node)
-        tensors = masked(widened(self.graph, self.small.state_dict(), self.record), self.record.cuts)
-        expected, wide = run_masked(
-            self.graph.program, stays, inputs, tensors, {layer.node for layer in self.graph.layers}, precise
-        )
-        if precise:
-            inputs = inputs.map(lambda t: t.double() if t.is_floating_point() else t)
-        with torch.no_grad(), _recorded(small) as narrow:
-            found = inputs(small)
-        for name, values in narrow.items():
-            if len(nodes.get(name, ())) == len(values):
-                for node, value in zip(nodes[name], values, strict=True):
-                    yield name, relative_error(compact(wide[node], stays.of(node)), value)
-        pairs = zip(pytree.tree_leaves(expected), pytree.tree_leaves(found), strict=True)
-        yield from (("", relative_error(a, b)) for a, b in pairs if isinstance(a, Tensor))
-
-
-def widened(graph: ChannelGraph, state: Mapping[str, Tensor], record: Record) -> dict[str, Tensor]:
-    """The tensors of a program with a smaller model's values where those stay."""
-    kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for cut in record.cuts:
-        kept.setdefault(cut.tensor, {})[cut.dim] = cut.kept
-    tensors = dict(graph.program.tensors)
-    for name, tensor in tensors.items():
-        value = state.get(safe(name))
-        if value is not None and value.ndim:
-            where = [torch.tensor(kept.get(name, {}).get(d, range(s))) for d, s in enumerate(tensor.shape)]
-            tensors[name] = tensor.clone()
-            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value
-        elif value is not None:
-            tensors[name] = value
-    return tensors
-
-
-def _in_double(model: nn.Module) -> nn.Module:
-    """A copy that computes in float64; a rewritten graph says so in its constants, too."""
-    model = copy.deepcopy(model).double()
-    if isinstance(model, fx.GraphModule):
-        for node in model.graph.nodes:
-            node.args, node.kwargs = map_aggregate((node.args, node.kwargs), _double_type)
-        model.recompile()
-    return model
-
-
-def _double_type(leaf: Any) -> Any:
-    return torch.float64 if isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
-
-
-def relative_error(expected: Tensor, found: Tensor) -> float:
-    """Largest difference over largest magnitude; infinite where the shapes differ."""
-    if expected.shape != found.shape:
-        return float("inf")
-    if expected.numel() == 0:
-        return 0.0
-    if not expected.is_floating_point():
-        return 0.0 if torch.equal(expected, found) else float("inf")
-    scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    return ((expected - found).abs().max() / scale).item()
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Any:
-    """The outputs of all layers with a weight, by name, one for each call."""
-    outputs: dict[str, list[Tensor]] = {}
-
-    def hook(name: str) -> Any:
-        # a copy: the next operation may write into it
-        return lambda _module, _inputs, output: outputs.setdefault(safe(name), []).append(output.clone())
-
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -58,10 +58,17 @@ class Attention(nn.Module):
     """Attention written by hand: fused or apart, with as many key heads, by product or by einsum, turned or not."""
 
     def __init__(
-        self, heads: int = 4, kv: int = 4, width: int = 16, how: str = "sdpa", fused: bool = False, rope: bool = False
+        self,
+        heads: int = 4,
+        kv: int = 4,
+        width: int = 16,
+        how: str = "sdpa",
+        fused: bool = False,
+        rope: bool = False,
+        infer: bool = False,
     ):
         super().__init__()
-        self.heads, self.kv, self.size, self.how, self.rope = heads, kv, width // heads, how, rope
+        self.heads, self.kv, self.size, self.how, self.rope, self.infer = heads, kv, width // heads, how, rope, infer
         self.hidden = nn.Linear(5, 12)
         if fused:
             self.qkv = nn.Linear(12, 3 * width)

@@ -9,8 +9,9 @@ from torch.utils import _pytree as pytree
 
 from tests.models import BY_NAME, TOYS, Lambda, Toy, call, difference, drawn, zeroed
 from workbench import Refused, trace, verify
+from workbench.graph.record import Cut, Record, remember
 from workbench.graph.trace import ChannelGraph
-from workbench.graph.winnow import Cut, Record, cut_model, remember
+from workbench.graph.winnow import cut_model
 
 EXACT = 1e-10
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tests.graph.constructs import CONSTRUCTS
 from workbench import trace, verify
 from workbench.graph.modules import safe
-from workbench.graph.winnow import recorded
+from workbench.graph.record import recorded
 
 
 class Fixed(nn.Module):

@@ -44,7 +44,8 @@ class Atoms:
     made: list[np.ndarray] = field(default_factory=list)
     read: list[np.ndarray] = field(default_factory=list)
     altered: set[str] = field(default_factory=set)  # nodes that mean something else once indices leave
-    products: dict[str, tuple[str, ...]] = field(default_factory=dict)  # node -> operands summed over with another one
+    # node -> operands, each with the dimension along which it is summed with another activation
+    products: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     fresh: dict[tuple[str, int], Tensor | None] = field(default_factory=dict)  # (node, key) -> atoms that an op made
 
     def create(self, size: int) -> Tensor:

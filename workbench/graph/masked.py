@@ -18,7 +18,7 @@ from workbench.graph.provenance import Provenance
 from workbench.graph.survivors import Kept, Survivors, compact
 
 if TYPE_CHECKING:
-    from workbench.graph.winnow import Cut
+    from workbench.graph.record import Cut
 
 
 def survivors(provenance: Provenance, cuts: Sequence[Cut]) -> Survivors:
@@ -67,7 +67,8 @@ def compute_masked(node: Node, values: Values, stays: Survivors, precise: bool =
     """The value of one node, from the values of a run with masked tensors."""
     atoms = stays.provenance.atoms
     given = {used.name: values[used.name] for used in node.all_input_nodes}
-    given |= {name: _zeroed(given[name], stays, name) for name in atoms.products.get(node.name, ())}
+    for name, dim in atoms.products.get(node.name, ()):
+        given[name] = _zeroed(given[name], stays.of(name).get(dim), dim)
     if node.name in atoms.altered and stays.lose(node):
         return _altered(node, given, stays, precise)
     args, kwargs = _filled((node.args, node.kwargs), given, precise)
@@ -120,9 +121,9 @@ def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _zeroed(value: Tensor, stays: Survivors, name: str) -> Tensor:
-    for dim, positions in stays.of(name).items():
-        gone = torch.ones(value.shape[dim], dtype=torch.bool, device=value.device)
-        gone[positions.to(value.device)] = False
-        value = value.index_fill(dim, gone.nonzero().flatten(), 0)
-    return value
+def _zeroed(value: Tensor, stay: Tensor | None, dim: int) -> Tensor:
+    if stay is None:
+        return value
+    gone = torch.ones(value.shape[dim], dtype=torch.bool, device=value.device)
+    gone[stay.to(value.device)] = False
+    return value.index_fill(dim, gone.nonzero().flatten(), 0)

@@ -24,7 +24,7 @@ from workbench.errors import Refused
 from workbench.graph.call import LIKE, MAKERS, bind, layer_of, op_name
 from workbench.graph.constants import CORRECTORS, Site, Size
 from workbench.graph.modules import Modules
-from workbench.graph.program import Program, compute
+from workbench.graph.program import Program
 from workbench.graph.rules.movement import BY_PLACES, MOVES, SPLITS, picked_dims
 from workbench.graph.survivors import Kept, Survivors, compact, positions_along
 
@@ -59,7 +59,6 @@ class _Writer:
         self.program, self.survivors, self.run = program, survivors, survivors.provenance.run
         self.graph, self.modules = fx.Graph(), modules
         self.values: dict[str, Any] = {}  # old node -> what stands for it in the new graph
-        self.numbers: dict[str, Any] = {}  # old node -> its number now, where it is a number
         self.constants = 0
         self.device: Any = None
         self.arguments = _argument_names(model, program)
@@ -93,7 +92,7 @@ class _Writer:
         def now(leaf: Any) -> Any:
             if isinstance(leaf, Size):
                 return leaf.now
-            return self._number_of(leaf) if isinstance(leaf, Node) else leaf
+            return self.run.numbers[leaf.name] if isinstance(leaf, Node) else leaf
 
         return map_aggregate(argument, now)
 
@@ -116,12 +115,15 @@ class _Writer:
         """A size in the new graph; one that depends on the batch is scaled."""
         if not isinstance(size.given, Node):
             return size.now
-        current, value = self.numbers[size.given.name], self.values[size.given.name]
-        if current == size.now:
+        return self._scaled(self._value(size.given), self.run.numbers[size.given.name], size.now)
+
+    def _scaled(self, value: Any, before: int, now: int) -> Any:
+        """A number that depends on the batch, in another proportion."""
+        if before == now:
             return value
-        common = math.gcd(current, size.now)
-        scaled = self.graph.call_function(operator.mul, (value, size.now // common))
-        return self.graph.call_function(operator.floordiv, (scaled, current // common))
+        common = math.gcd(before, now)
+        larger = self.graph.call_function(operator.mul, (value, now // common))
+        return self.graph.call_function(operator.floordiv, (larger, before // common))
 
     def _node(self, node: Node) -> Any:
         if node.name in self.run.numbers and not isinstance(self.run.numbers[node.name], Tensor):
@@ -160,17 +162,14 @@ class _Writer:
         )
 
     def _number(self, node: Node) -> Any:
-        """A size, or arithmetic on sizes: the same operation, with the number that it gives now."""
-        now = {used.name: self._number_of(used) for used in node.all_input_nodes}
-        self.numbers[node.name] = compute(node, now)
-        return self._copied(node)
-
-    def _number_of(self, node: Node) -> Any:
-        if node.name in self.numbers:
-            return self.numbers[node.name]
-        if isinstance(self.run.numbers.get(node.name), Tensor):
-            return self.run.numbers[node.name]
-        return torch.empty(self.survivors.shape(node.name), device="meta")  # only its sizes are asked for
+        """A size, or arithmetic on sizes. Every number is that of the old graph: a size that shrank is scaled back."""
+        value = self._copied(node)
+        arguments = bind(node, node.args, node.kwargs)
+        if op_name(node) != "sym_size":
+            return value
+        source, dim = arguments["self"].name, arguments["dim"]
+        before, now = self.run.shapes[source][dim], self.survivors.shape(source)[dim]
+        return self._scaled(value, now, before)
 
     def _item(self, node: Node) -> Any:
         source, place = node.args

@@ -10,55 +10,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, nn
 
 from workbench.errors import Refused
-from workbench.graph.inputs import Inputs
-from workbench.graph.masked import masked, run_masked, survivors
-from workbench.graph.modes import evaluating
+from workbench.graph.comparison import differences
+from workbench.graph.masked import survivors
 from workbench.graph.part import with_part
+from workbench.graph.record import Cut, Record, recorded, remember
 from workbench.graph.resize import resize
 from workbench.graph.rewrite import rewrite
 
 if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One dimension of one tensor and the indices that stay, in order. ``role`` as in ``Member``."""
-
-    tensor: str
-    dim: int
-    size: int
-    kept: tuple[int, ...]
-    role: str
-
-    @property
-    def removed(self) -> tuple[int, ...]:
-        """The indices that leave."""
-        return tuple(sorted(set(range(self.size)) - set(self.kept)))
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a smaller model remembers of its making, for ``verify`` and ``save``.
-
-    ``approximate`` names the ops whose meaning changed; ``rewritten`` says that its class is not the original's.
-    """
-
-    cuts: tuple[Cut, ...]
-    approximate: tuple[str, ...] = ()
-    rewritten: bool = False
-    submodule: str = ""  # the part that was made smaller
-
-
-RECORD = "winnowed"
 
 
 def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -95,21 +62,25 @@ def smaller(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
     """A smaller copy of a model: of the graph's own, or of one with other values in the same tensors."""
     if not record.cuts:
         return remember(copy.deepcopy(model), record)
-    inputs = graph.inputs.take(3) if graph.program.any_batch else graph.inputs.take(2)
-    inputs = inputs.map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
-    tensors = tensors_of(model, graph)
-    stays = survivors(graph.provenance, record.cuts)
-    expected = _tensors(run_masked(graph.program, stays, inputs, masked(tensors, record.cuts))[0])
-    shrunk = _shrunk(model, record.cuts, inputs, expected)
+    shrunk = _shrunk(graph, model, record)
     if shrunk is not None:
         return remember(shrunk, record)
     rewritten = rebuilt(graph, model, record)
-    if not agree(expected, _outputs(rewritten, inputs)):
+    if not _agrees(graph, rewritten, record):
         raise Refused(
             "rewrite", type(model).__name__, "the smaller model gives other numbers than the original with these units "
             "zeroed", "leave some of these groups at full width, and report this",
         )  # fmt: skip
-    return remember(rewritten, Record(record.cuts, record.approximate, rewritten=True))
+    return remember(rewritten, replace(record, rewritten=True))
+
+
+def _shrunk(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module | None:
+    """A copy with smaller tensors, where its forward follows them."""
+    try:
+        small = cut_model(model, record.cuts)
+        return small if _agrees(graph, small, record) else None
+    except Exception:  # the forward holds sizes that the smaller tensors contradict; it raises anything
+        return None
 
 
 def rebuilt(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
@@ -118,51 +89,16 @@ def rebuilt(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
     return rewrite(model, graph.program, survivors(graph.provenance, record.cuts), small)
 
 
-def _shrunk(model: nn.Module, cuts: Sequence[Cut], inputs: Inputs, expected: Sequence[Tensor]) -> nn.Module | None:
-    """A copy with smaller tensors, where its forward follows them."""
-    try:
-        small = cut_model(model, cuts)
-        return small if agree(expected, _outputs(small, inputs)) else None
-    except Exception:  # the forward holds sizes that the smaller tensors contradict; it raises anything
-        return None
+def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
+    """Whether all layers compute what they should, at another batch size than the traced one.
 
-
-def remember(model: nn.Module, record: Record) -> nn.Module:
-    """Put its record on a smaller model, where copies of the model keep it."""
-    if isinstance(model, fx.GraphModule):
-        model.meta[RECORD] = record
-    else:
-        setattr(model, RECORD, record)
-    return model
-
-
-def recorded(model: nn.Module) -> Record | None:
-    """The record of a smaller model; None for any other."""
-    found: Record | None = model.meta.get(RECORD) if isinstance(model, fx.GraphModule) else getattr(model, RECORD, None)
-    return found
-
-
-def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with evaluating(model), torch.no_grad():
-        return _tensors(inputs(model))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def agree(expected: Sequence[Tensor], found: Sequence[Tensor]) -> bool:
-    """Rounding stays far below the root of the precision, another order of channels far above."""
-    from workbench.verification import relative_error
-
-    return len(expected) == len(found) and all(
-        relative_error(a, b) < eps(a) ** 0.5 for a, b in zip(expected, found, strict=True)
-    )
-
-
-def eps(tensor: Tensor) -> float:
-    """The precision of a tensor's numbers; 1 for integers."""
-    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 1.0
+    Rounding stays far below the root of the precision, another order of channels far above.
+    """
+    inputs = graph.inputs.take(3 if graph.program.any_batch else 2)
+    inputs = inputs.map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
+    floats = [tensor for tensor in graph.program.tensors.values() if tensor.is_floating_point()]
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in floats)
+    return all(error < precision**0.5 for _, error in differences(graph, small, record, inputs))
 
 
 def record_of(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> Record:

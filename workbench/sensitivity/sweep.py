@@ -25,9 +25,10 @@ from workbench.evaluation import (
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.modes import evaluating
 from workbench.graph.program import Program, Values
+from workbench.graph.record import Cut
 from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.graph.winnow import Cut, record_of
+from workbench.graph.winnow import record_of
 from workbench.reconstruct import RIDGES
 from workbench.repair import Repairer, kept_columns, set_tensors_
 from workbench.select import Criterion, Elimination, GroupView, Path

@@ -45,8 +45,8 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
         if letter in result:
             labels.append(along(parts[0][1], shape, result.index(letter)))
         if letter not in result and not any(operands[number].owned for number, _ in parts):
-            names = [operands[number].name for number, _ in parts if operands[number].name]
-            call.atoms.products[call.node.name] = tuple(names[:1])
+            places = [(operands[n].name, spec[n].index(letter)) for n, _ in parts if operands[n].name]
+            call.atoms.products.setdefault(call.node.name, set()).update(places[:1])
         for number, atoms in parts:
             if operands[number].owned and not all(operand.owned for operand in operands):
                 (call.atoms.make if letter in result else call.atoms.consume)(atoms)

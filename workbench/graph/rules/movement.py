@@ -148,7 +148,7 @@ def pick(call: Call) -> Labels:
             if varied(label) == (1,):
                 call.atoms.make(flat(label))
     if all(place.owned and place.value is not None for place in places):
-        return _arrived(call, [run(call, moved, label) for label in moved.labels])
+        return _arrived(call, [_picked(call, moved, label) for label in moved.labels])
     dims = picked_dims(call.op, call.arguments, len(moved.shape))
     passed = []
     for label in moved.labels:
@@ -156,8 +156,21 @@ def pick(call: Call) -> Labels:
         if apart is None:
             call.freeze(label, "which of them it takes depends on the inputs", KEEP)
         else:
-            passed.append(run(call, moved, apart))
+            passed.append(_picked(call, moved, apart))
     return squashed(passed)
+
+
+def _picked(call: Call, moved: Operand, label: Tensor) -> Tensor:
+    """The op run on a label, which takes no memory along dimensions in which it does not vary."""
+    if call.op in ("gather", "take_along_dim"):
+        return run(call, moved, label.contiguous())
+    dims = picked_dims(call.op, call.arguments, len(moved.shape))
+    thin = label
+    for dim in range(label.ndim):
+        if dim not in varied(label) and dim not in dims:
+            thin = thin.narrow(dim, 0, 1)
+    found: Tensor = run(call, moved, thin.contiguous())
+    return found.expand(call.shape)
 
 
 def picked_dims(op: str, arguments: Mapping[str, Any], rank: int) -> list[int]:
@@ -224,7 +237,7 @@ def run(call: Call, moved: Operand, label: Tensor) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor argument as the tensor itself: places to index."""
+    """A tensor argument as the tensor itself: places to index. Unknown ones count only where a label does not vary."""
     if isinstance(value, Operand):
-        return value.value
+        return torch.zeros(value.shape, dtype=torch.long) if value.value is None else value.value
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -14,8 +14,14 @@ from workbench.graph.rules.elementwise import combine
 
 @rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "batch_norm", "instance_norm")
 def batch_norm(call: Call) -> object:
-    """Each channel (dimension 1) by its own statistics: weight, bias, mean and variance leave with it."""
-    labels = _scaled(call, call["input"].labels, [1], ("weight", "bias", "running_mean", "running_var"))
+    """Each channel (dimension 1) by its own statistics: weight, bias, mean and variance leave with it.
+
+    Where the statistics are the input's own they depend on all its other dimensions (weights are standardised so).
+    """
+    labels = call["input"].labels
+    if call.op == "_native_batch_norm_legit":
+        labels = across(call, labels, [dim for dim in range(len(call["input"].shape)) if dim != 1])
+    labels = _scaled(call, labels, [1], ("weight", "bias", "running_mean", "running_var"))
     return [labels, (), ()] if call.op.startswith("_native") else labels
 
 
