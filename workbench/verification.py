@@ -48,8 +48,8 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
 
     The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no
     longer reads become zero. Both run on the inputs at two batch sizes, in float64 (in their own precision where the
-    forward does not allow that), and all layers' outputs are compared. An input that is constant (zeros) is varied, as it
-    would hide most mistakes.
+    forward does not allow that), and all layers' outputs are compared. An input that is constant (zeros) is varied,
+    as it would hide most mistakes.
 
     Parameters
     ----------

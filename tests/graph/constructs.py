@@ -91,7 +91,7 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = (
-                f(x).view(batch, length, n, self.size).transpose(1, 2)
+                f(x).view(batch, length, n, -1 if self.infer else self.size).transpose(1, 2)
                 for f, n in ((self.q, self.heads), (self.k, self.kv), (self.v, self.kv))
             )
         if self.rope:
@@ -546,6 +546,7 @@ CONSTRUCTS: tuple[Construct, ...] = tuple(
             {"hidden": 8, "up": 12, "down": 8},
         ),
         ("attention", Attention, image(4, 5), {"hidden": 12, "q": 4}),
+        ("attention that would divide itself anew", lambda: Attention(infer=True), image(4, 5), {"hidden": 12, "q": 4}),
         ("attention fused", lambda: Attention(fused=True), image(4, 5), {"hidden": 12, "qkv": 4}),
         ("attention by hand", lambda: Attention(how="hand"), image(4, 5), {"hidden": 12, "q": 4}),
         ("attention by einsum", lambda: Attention(how="einsum"), image(4, 5), {"hidden": 12, "q": 4}),
