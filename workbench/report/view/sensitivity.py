@@ -30,7 +30,9 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     curves = [_curve(group, width) for group, width in zip(swept["groups"], kept, strict=True)]
     measured = (point["degradation"] for group in swept["groups"] for point in _measured(group))
     scale = RootScale.over([*measured, *(value for curve in curves for _, value in curve.line)])
-    shares = sorted({point["share"] for group in swept["groups"] for point in group["points"]}, reverse=True)
+    # groups of different sizes have different shares: each point stands in the column of the nearest round one
+    steps = 10 if max((len(group["points"]) for group in swept["groups"]), default=0) < 10 else 20
+    shares = sorted({_column(p, steps) for group in swept["groups"] for p in group["points"]}, reverse=True)
     return {
         "metric": swept["metric"],
         "data": swept.get("data"),
@@ -42,7 +44,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "ramp": heat.ramp(),
         "largest": units.loss(scale.high),
         "rows": [
-            _row(index, group, curve, width, shares, scale, len(curves))
+            _row(index, group, curve, width, (shares, steps), scale, len(curves))
             for index, (group, curve, width) in enumerate(zip(swept["groups"], curves, kept, strict=True))
         ],
     }
@@ -70,11 +72,12 @@ def _row(
     group: Mapping[str, Any],
     curve: figure.Curve,
     width: tuple[int, int],
-    shares: Sequence[float],
+    columns: tuple[Sequence[float], int],
     scale: RootScale,
     total: int,
 ) -> dict[str, Any]:
-    points = {point["share"]: point for point in group["points"]}
+    shares, steps = columns
+    points = {_column(point, steps): point for point in group["points"]}
     nearest = min(points, key=lambda share: abs(share - _share(width)), default=None)
     picked = nearest if width[1] < width[0] else None
     return {
@@ -99,6 +102,10 @@ def _cell(point: Mapping[str, Any] | None, picked: bool, scale: RootScale) -> di
         "value": "failed" if degradation is None else units.loss(degradation),
         "interval": "" if degradation is None or low is None or high is None else units.spread(degradation, low, high),
     }
+
+
+def _column(point: Mapping[str, Any], steps: int) -> float:
+    return round(float(point["share"]) * steps) / steps
 
 
 def _share(width: tuple[int, int]) -> float:
