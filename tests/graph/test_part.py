@@ -28,8 +28,11 @@ IMAGES = ([torch.randn(3, 9, 9), torch.randn(3, 9, 9)],)
 
 
 def test_the_whole_is_refused_with_the_way_round() -> None:
-    with pytest.raises(Refused, match=r"torch\.export in Detector: .*submodule="):
+    with pytest.raises(Refused, match=r"torch\.export in Detector: .*submodule=") as caught:
         trace(Detector(), IMAGES)
+    assert "test_part.py:" in str(caught.value)
+    assert "`maps = self.backbone(torch.stack(images) / 2)`" in str(caught.value)  # the line that stopped it
+    assert "\n" not in str(caught.value)
 
 
 def test_a_part_sees_what_it_sees_in_a_real_forward() -> None:

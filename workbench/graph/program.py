@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,6 +16,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from workbench import errors
 from workbench.errors import Refused
 from workbench.graph.chance import marked
 from workbench.graph.inputs import Inputs, device_of
@@ -93,17 +98,42 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
         ``torch.export`` cannot follow the forward.
     """
     try:
-        with evaluating(model), marked(model), torch.no_grad():
+        with evaluating(model), marked(model), torch.no_grad(), _silence():
             exported = torch.export.export(
                 model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
             ).run_decompositions({})  # functional: no op writes into its input, so that values can be kept
     except Exception as error:  # torch.export raises anything, also what the forward raises
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(
-            "torch.export", type(model).__name__, f"it cannot follow the forward ({line})",
+            "torch.export", type(model).__name__, f"it cannot follow the forward{_where(error)} ({line})",
             "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
         ) from error  # fmt: skip
     return from_exported(exported, model)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """PyTorch logs pages about an error that it then raises, and one sentence follows here."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the model's own code that an error came through; empty where it met none."""
+    ours = tuple(str(Path(module.__file__ or "").parent) for module in (torch, errors))
+    found = ""
+    while True:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.line and not frame.filename.startswith((*ours, "<")):
+                found = f" at {frame.filename}:{frame.lineno}, `{frame.line}`"
+        following = error.__cause__ or error.__context__
+        if found or following is None:
+            return found
+        error = following
 
 
 def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> Program:
