@@ -136,6 +136,14 @@ def test_a_forward_that_runs_in_its_own_precision_only_is_compared_there() -> No
     assert not verify(model, small, inputs).ok
 
 
+def test_a_float32_model_is_compared_in_double() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1)).eval()
+    inputs = torch.randn(2, 3, 5, 5)
+    check = verify(model, trace(model, inputs).winnow({"0": range(5)}), inputs)
+    assert check.tolerance == TOLERANCE
+    assert check.ok
+
+
 def test_constant_inputs_hide_nothing() -> None:
     model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
     zeros = torch.zeros(2, 5)

@@ -56,7 +56,9 @@ def widened(graph: ChannelGraph, state: Mapping[str, Tensor], record: Record) ->
         if value is not None and value.ndim:
             where = [torch.tensor(kept.get(name, {}).get(d, range(s))) for d, s in enumerate(tensor.shape)]
             tensors[name] = tensor.clone()
-            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value
+            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value.to(
+                tensor.dtype
+            )
         elif value is not None:
             tensors[name] = value
     return tensors
