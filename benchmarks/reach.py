@@ -24,6 +24,9 @@ import torch
 from torch import nn
 
 import workbench as wb
+from workbench.cost.count import count
+from workbench.cost.work import work_products
+from workbench.graph.part import part_of
 
 REMOVED = 0.3
 EXACT, APPROXIMATE, REFUSED, WRONG = "exact", "approximate", "refused", "WRONG"
@@ -158,7 +161,9 @@ def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:
         graph = wb.trace(model, inputs, **({"submodule": part} if part else {}))
         found = {"trace_cpu_seconds": round(time.process_time() - start, 2)}
         draw = random.Random(0)
-        kept = {g.name: sorted(draw.sample(range(g.units), g.units - round(REMOVED * g.units))) for g in graph.groups}
+        orders = {g.name: _leaving(g, draw) for g in graph.groups}
+        counts = {g.name: g.units - round(REMOVED * g.units) for g in graph.groups}
+        kept = {name: order[len(order) - counts[name] :] for name, order in orders.items()}
         held = {m.tensor for g in graph.groups for m in g.members}
         found |= {
             "groups": len(graph.groups), "units": sum(g.units for g in graph.groups),
@@ -172,12 +177,22 @@ def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:
             "winnow_cpu_seconds": round(time.process_time() - start, 2),
             "rewritten": type(small) is not type(model),
         }
+        predicted = sum(part.at(counts) for _, parts in work_products(graph, orders) for part in parts)
+        found |= {"macs": graph.cost().macs, "macs_after": count(part_of(small, part or ""), graph.inputs).macs}
+        found |= {"macs_as_predicted": bool(predicted == found["macs_after"])}
         check = wb.verify(graph, small, inputs)
         found |= {"worst": check.worst, "at": check.layer, "norms": list(check.approximate)[:3],
                   "outcome": WRONG if not check.ok else APPROXIMATE if check.approximate else EXACT}  # fmt: skip
     except wb.Refused as refused:
         found = {"outcome": REFUSED, "why": str(refused)[:400], "cpu_seconds": round(time.process_time() - start, 2)}
     return found | {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)}
+
+
+def _leaving(group: wb.ChannelGroup, draw: random.Random) -> list[int]:
+    """All units in a random order of leaving; those that must stay come last."""
+    order = draw.sample(range(group.units), group.units)
+    last = [draw.choice(some) for some in group.one_of]
+    return [unit for unit in order if unit not in last] + [*dict.fromkeys(last)]
 
 
 def _child(make: Callable[[], Case], pipe: Any) -> None:

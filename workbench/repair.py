@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.calibrate import Evidence
-from workbench.graph.call import bind, op_name
+from workbench.graph.call import bind, is_batch_norm
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.reconstruct import RIDGES, Repair, reconstruct
 from workbench.select.path import columns_of
@@ -32,7 +32,7 @@ class Repairer:
         """Find where the bias of a layer can go."""
         node = next(node for node in graph.program.nodes if node.name == layer.node)
         users = list(node.users)
-        if layer.bias is None and len(users) == 1 and op_name(users[0]) == "_native_batch_norm_legit_no_training":
+        if layer.bias is None and len(users) == 1 and is_batch_norm(users[0]):
             mean = bind(users[0], users[0].args, users[0].kwargs)["running_mean"]
             if len(mean.users) == 1:  # else it is another layer's too
                 return cls(layer, graph.program.state.get(mean.name))

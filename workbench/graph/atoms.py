@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from workbench.graph.labels import core
+from workbench.graph.labels import NOTHING, core
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Reason:
     remedy: str
 
 
+FIXED = ("it meets a tensor whose size there is fixed", "keep the layer that makes it at full width")
+
+
 @dataclass
 class Atoms:
     """Creates atoms, unites them, freezes them and marks what makes and what reads them.
@@ -37,9 +40,11 @@ class Atoms:
     """
 
     count: int = 0
+    place: tuple[str, str] = ("", "")  # the op whose rule is run, and its layer
     first: np.ndarray | None = None  # atom -> the first atom of its class, after a pass
     pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     frozen: list[tuple[np.ndarray, Reason]] = field(default_factory=list)
+    nailed: list[tuple[np.ndarray, Reason]] = field(default_factory=list)  # frozen whatever later passes find
     approximate: list[tuple[np.ndarray, str]] = field(default_factory=list)
     made: list[np.ndarray] = field(default_factory=list)
     read: list[np.ndarray] = field(default_factory=list)
@@ -58,19 +63,28 @@ class Atoms:
         if self.first is None:
             return atoms
         new = np.arange(len(self.first), self.count)  # made in this pass
-        known = torch.from_numpy(np.concatenate([self.first, new]))
-        return known[atoms.long()].double()
+        known = np.concatenate([self.first, new])
+        for some, _ in self.nailed:
+            known[np.isin(known, known[some])] = NOTHING
+        return torch.from_numpy(known)[atoms.long()].double()
 
     def unite(self, left: Tensor, right: Tensor) -> None:
-        """Elements at the same place of two labels (broadcast) leave together."""
+        """Elements at the same place of two labels (broadcast) leave together; never, where one is no index."""
         one, other = (side.reshape(-1).long().numpy() for side in torch.broadcast_tensors(core(left), core(right)))
         both = (one >= 0) & (other >= 0) & (one != other)
         if both.any():
             self.pairs.append((one[both], other[both]))
+        alone = (one >= 0) != (other >= 0)
+        if alone.any():
+            self.frozen.append((np.unique(np.maximum(one, other)[alone]), Reason(*self.place, *FIXED)))
 
     def freeze(self, label: Tensor, reason: Reason) -> None:
         """The indices named by a label can never leave."""
         self.frozen.append((_named(label), reason))
+
+    def nail(self, label: Tensor, reason: Reason) -> None:
+        """The indices named by a label can never leave, and are no indices from the next pass on."""
+        self.nailed.append((_named(label), reason))
 
     def approximates(self, label: Tensor, node: str, what: str) -> None:
         """Losing indices named by a label changes what a node means."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,12 +117,19 @@ class Call:
             self.atoms.freeze(label, reason)
 
 
-def op_name(node: Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``, ``getitem`` for ``operator.getitem``."""
-    target = node.target
+def op_name(node: Node | Callable[..., Any]) -> str:
+    """``conv2d`` for ``aten.conv2d.default`` or a node that calls it, ``getitem`` for ``operator.getitem``."""
+    target = node.target if isinstance(node, Node) else node
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
     return getattr(target, "__name__", str(target))
+
+
+def is_batch_norm(node: Node) -> bool:
+    """Whether a node normalises by stored statistics, in either form that an export gives it."""
+    if op_name(node) == "batch_norm":
+        return not bind(node, node.args, node.kwargs)["training"]
+    return op_name(node) == "_native_batch_norm_legit_no_training"
 
 
 def bind(node: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

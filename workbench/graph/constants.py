@@ -77,8 +77,18 @@ def corrects(*ops: str) -> Callable[[Corrector], Corrector]:
 )
 def sizes(site: Site) -> dict[str, Any]:
     """Sizes become those of what stays; -1 stays."""
-    old, new = site.arguments["size"], site.shape
-    return {"size": [given if given == -1 else Size(given, now) for given, now in zip(old, new, strict=True)]}
+    name = "shape" if "shape" in site.arguments else "size"
+    old, new = site.arguments[name], site.shape
+    return {name: [given if given == -1 else Size(given, now) for given, now in zip(old, new, strict=True)]}
+
+
+@corrects("unflatten")
+def parts(site: Site) -> dict[str, Any]:
+    """The sizes that one dimension is taken apart into; -1 stays."""
+    dim, _ = _dim(site, "self")
+    old = site.arguments["sizes"]
+    new = site.shape[dim : dim + len(old)]
+    return {"sizes": [given if given == -1 else Size(given, now) for given, now in zip(old, new, strict=True)]}
 
 
 @corrects("slice", "slice_scatter")
@@ -169,13 +179,6 @@ def scale(site: Site) -> dict[str, Any]:
     """The scale stays that of the original width of a head."""
     given = site.arguments["scale"]
     return {"scale": site.before("query")[-1] ** -0.5 if given is None else given}
-
-
-@corrects("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", "repeat", "flip", "permute")
-def nothing(site: Site) -> dict[str, Any]:
-    """These hold no sizes."""
-    del site
-    return {}
 
 
 def _dim(site: Site, name: str) -> tuple[int, int]:

@@ -40,13 +40,14 @@ class ChannelGroup:
     """Channels that can leave one unit at a time; any subset of the units may go, one must stay.
 
     ``name`` is the first layer that makes them. ``approximate`` names the norms whose meaning changes; empty when
-    removal is exact.
+    removal is exact. Of each set of units in ``one_of`` one must stay, too: a tensor holds no other channels.
     """
 
     name: str
     units: int
     members: tuple[Member, ...]
     approximate: tuple[str, ...] = ()
+    one_of: tuple[tuple[int, ...], ...] = ()
 
     def __repr__(self) -> str:
         places = ", ".join(f"{member.tensor}[{member.dim}]" for member in self.members)
@@ -135,7 +136,7 @@ class _Table:
         sizes = [len(part) for part in dims.values()]
         rows = np.concatenate([np.empty(0, np.int64), *dims.values()])
         reasons: dict[int, Reason] = {}
-        for some, reason in atoms.frozen:
+        for some, reason in (*atoms.nailed, *atoms.frozen):
             for number in np.unique(classes[some]).tolist():
                 reasons.setdefault(number, reason)
         approximate: dict[int, tuple[str, ...]] = {}
@@ -164,15 +165,17 @@ class _Table:
         unit[numbers] = np.arange(len(numbers))
         rows = np.flatnonzero(unit[self.number] >= 0)
         rows = rows[np.lexsort((self.index[rows], unit[self.number[rows]], self.place[rows]))]
-        members = []
+        members, one_of = [], dict[tuple[int, ...], None]()
         for some in np.split(rows, np.flatnonzero(np.diff(self.place[rows])) + 1):
             role = "in" if self.read[some].any() else "out" if self.made[some].any() else "along"
             counts = np.bincount(unit[self.number[some]], minlength=len(numbers))
             each = np.split(self.index[some], np.cumsum(counts)[:-1])
+            if len(some) == (self.place == self.place[some[0]]).sum() and not counts.all():
+                one_of[tuple(np.flatnonzero(counts).tolist())] = None
             tensor, dim = self.places[self.place[some[0]]]
             members.append(Member(tensor, dim, tuple(tuple(e.tolist()) for e in each), role))
         approximate = dict.fromkeys(what for number in numbers.tolist() for what in self.approximate.get(number, ()))
-        return ChannelGroup(name, len(numbers), tuple(members), tuple(approximate))
+        return ChannelGroup(name, len(numbers), tuple(members), tuple(approximate), tuple(one_of))
 
     def frozen(self) -> list[Frozen]:
         """What layers make that cannot leave, by reason."""

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx import Node
 
-from workbench.graph.call import bind, layer_of, op_name
+from workbench.graph.call import bind, is_batch_norm, layer_of, op_name
 from workbench.graph.chance import FUNCTIONS, is_chance
 from workbench.graph.inputs import device_of
 from workbench.graph.program import Program
@@ -22,8 +22,8 @@ from workbench.graph.resize import resize
 PLAIN: dict[type, str] = {
     nn.Conv1d: "conv1d", nn.Conv2d: "conv2d", nn.Conv3d: "conv3d", nn.ConvTranspose1d: "conv_transpose1d",
     nn.ConvTranspose2d: "conv_transpose2d", nn.ConvTranspose3d: "conv_transpose3d", nn.Linear: "linear",
-    nn.BatchNorm1d: "_native_batch_norm_legit_no_training", nn.BatchNorm2d: "_native_batch_norm_legit_no_training",
-    nn.BatchNorm3d: "_native_batch_norm_legit_no_training", nn.LSTM: "lstm", nn.GRU: "gru", nn.LayerNorm: "layer_norm",
+    nn.BatchNorm1d: "batch_norm", nn.BatchNorm2d: "batch_norm", nn.BatchNorm3d: "batch_norm", nn.LSTM: "lstm",
+    nn.GRU: "gru", nn.LayerNorm: "layer_norm",
 }  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 
@@ -44,7 +44,8 @@ class Modules:
         if not path:
             return None
         module = self.model.get_submodule(path)
-        if PLAIN.get(type(module)) != op_name(node):
+        op = "batch_norm" if is_batch_norm(node) else op_name(node)
+        if PLAIN.get(type(module)) != op:
             return None
         arguments = bind(node, node.args, node.kwargs)
         if not self._is_call(module, path, arguments):
@@ -53,7 +54,7 @@ class Modules:
         if isinstance(module, nn.RNNBase):
             return self._recurrent(module, path, arguments, graph, new)
         called = graph.call_module(safe(path), (new(arguments["input"]),))
-        return (called,) if op_name(node) == "_native_batch_norm_legit_no_training" else called
+        return (called,) if op != op_name(node) else called  # the native form returns statistics, too
 
     def hold(self, name: str) -> str:
         """Make a tensor of the program an attribute of the tree; where it is then."""

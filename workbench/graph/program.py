@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from workbench import errors
 from workbench.errors import Refused
 from workbench.graph.chance import marked
+from workbench.graph.functional import functional
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.modes import evaluating
 
@@ -99,9 +100,11 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
     """
     try:
         with evaluating(model), marked(model), torch.no_grad(), _silence():
-            exported = torch.export.export(
-                model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
-            ).run_decompositions({})  # functional: no op writes into its input, so that values can be kept
+            exported = functional(
+                torch.export.export(
+                    model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
+                )
+            )
     except Exception as error:  # torch.export raises anything, also what the forward raises
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(

@@ -19,9 +19,13 @@ from torch.utils import _pytree as pytree
 from workbench.graph.atoms import Atoms, Reason
 from workbench.graph.call import Call, Operand, bind, layer_of
 from workbench.graph.inputs import Inputs
-from workbench.graph.labels import along, core, squash, varied
+from workbench.graph.labels import NOTHING, along, core, squash, varied
 from workbench.graph.program import Program, Values, compute
 from workbench.graph.rules import rule_for
+
+HOLES = Reason(
+    "layout", "", "it shares slices of a tensor with what cannot leave", "keep the layer that makes it at full width"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def follow(program: Program, inputs: Inputs) -> Provenance:
     made: dict[str, tuple[Tensor, ...]] = {}  # atoms of tensors that the program makes from nothing
     while True:
         labels = _pass(program, run, atoms, owned, made)
+        atoms.place = ("layout", "")
         if not atoms.settle() and not _rectangular(atoms, labels):
             return Provenance(atoms, owned, labels, run)
         atoms.settle()
@@ -143,6 +148,7 @@ def _pass(
                 made[node.name] = tuple(atoms.create(size) for size in free_sizes(node))
             labels[node.name] = source(made[node.name], call.shape)
         else:
+            atoms.place = (call.op, call.layer)
             labels[node.name] = rule_for(call)(call)
     for node in program.outputs:
         reason = Reason("output", "", "the model returns it", "what a model returns keeps its shape")
@@ -179,7 +185,8 @@ def _rectangular(atoms: Atoms, labels: dict[str, Any]) -> bool:
     """Unite indices of values whose slices could not leave whole; True where there were any.
 
     A tensor stays rectangular only if what leaves are whole slices of one dimension. Where a label still varies along
-    several (a channel shuffle: block and place in it), the longest one keeps its indices apart.
+    several (a channel shuffle: block and place in it), the longest one keeps its indices apart. Slices that hold what
+    has no index, too, cannot leave.
     """
     found = False
     for value in labels.values():
@@ -189,6 +196,10 @@ def _rectangular(atoms: Atoms, labels: dict[str, Any]) -> bool:
                 found = True
                 keep = max(place, key=lambda dim: (label.shape[dim], dim))
                 thin = core(label)
+                slices = thin.movedim(keep, 0).flatten(1)
+                mixed = (slices == NOTHING).any(1) & (slices != NOTHING).any(1)
+                if mixed.any():
+                    atoms.nail(slices[mixed], HOLES)
                 for dim in place:
                     if dim != keep:
                         atoms.unite(thin, thin.narrow(dim, 0, 1))

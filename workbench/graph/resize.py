@@ -20,15 +20,15 @@ def _convolution(module: Any) -> None:
         _transposed(module)
         return
     out, per_group = module.weight.shape[:2]
-    if module.in_channels == module.groups > 1:  # depthwise: every input channel is a block
+    if module.groups > 1 and module.groups in (module.in_channels, module.out_channels):  # whole blocks left
         module.groups = out // (module.out_channels // module.groups)
     module.out_channels, module.in_channels = out, per_group * module.groups
 
 
 def _transposed(module: Any) -> None:
     into, per_group = module.weight.shape[:2]
-    if module.in_channels == module.groups > 1:
-        module.groups = into
+    if module.groups > 1 and module.groups in (module.in_channels, module.out_channels):
+        module.groups = into // (module.in_channels // module.groups)
     module.out_channels, module.in_channels = per_group * module.groups, into
 
 

@@ -39,16 +39,17 @@ class Elimination:
         present = torch.ones(view.group.units, dtype=torch.bool)
         order: list[int] = []
         errors = [0.0]
-        while len(order) < view.group.units - 1:
+        while (free := view.may_leave(present)).any():
             losses = torch.stack([problem.losses() for problem in problems]).sum(0)
-            losses[~present] = torch.inf
+            losses[~free] = torch.inf
             unit = int(losses.argmin())
             for problem in problems:
                 problem.remove(unit)
             present[unit] = False
             order.append(unit)
             errors.append(errors[-1] + losses[unit].item())
-        return Path((*order, int(present.nonzero().item())), tuple(errors))
+        stay = present.nonzero().flatten().tolist()
+        return Path((*order, *stay), tuple(errors), least=len(stay))
 
 
 def _problems(moments: Moments, columns: Sequence[tuple[int, ...]], ridge: float) -> list[_Problem]:

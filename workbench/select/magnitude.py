@@ -21,5 +21,10 @@ class L2:
                 rows = weight.movedim(member.dim, 0).flatten(1).square().sum(1) if weight.ndim > 1 else None
                 if rows is not None:  # a bias is no measure of what a channel carries
                     squares += torch.stack([rows[list(unit)].sum() for unit in member.indices])
-        order = sorted(range(view.group.units), key=lambda unit: (squares[unit].item(), unit))
-        return Path(tuple(order))
+        present, order = torch.ones(view.group.units, dtype=torch.bool), []
+        for unit in sorted(range(view.group.units), key=lambda unit: (squares[unit].item(), unit)):
+            if view.may_leave(present)[unit]:
+                present[unit] = False
+                order.append(unit)
+        stay = present.nonzero().flatten().tolist()
+        return Path((*order, *stay), least=len(stay))

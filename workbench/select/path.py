@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from workbench.calibrate import Evidence, Statistics
@@ -32,6 +33,15 @@ class GroupView:
         """For each unit, the columns of a consumer's flattened weight that leave with it."""
         return columns_of(self.group, layer)
 
+    def may_leave(self, present: Tensor) -> Tensor:
+        """Which of the units that are present may leave next, bool ``[units]``: not the last of a set in ``one_of``."""
+        free = present.clone()
+        for some in self.group.one_of:
+            left = [unit for unit in some if present[unit]]
+            if len(left) == 1:
+                free[left] = False
+        return free if present.sum() > 1 else torch.zeros_like(present)
+
 
 def columns_of(group: ChannelGroup, layer: Layer) -> list[tuple[int, ...]]:
     """For each unit of a group, the columns of a layer's weight ``[out, columns]`` that leave with it."""
@@ -42,7 +52,7 @@ def columns_of(group: ChannelGroup, layer: Layer) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Path:
-    """The order in which units leave, first to last.
+    """The order in which units leave, first to last; the last ``least`` cannot.
 
     ``errors[k]`` is the relative output error once k units are gone, summed over the layers that read the group; empty
     where the criterion does not know.
@@ -50,6 +60,7 @@ class Path:
 
     order: tuple[int, ...]
     errors: tuple[float, ...] = ()
+    least: int = 1
 
     def kept(self, count: int) -> tuple[int, ...]:
         """The units that stay when ``count`` are to stay, in order."""

@@ -91,7 +91,7 @@ def _candidates(
     graph: ChannelGraph, name: str, path: Path, statistics: Statistics, shares: Sequence[float]
 ) -> list[Candidate]:
     units = graph[name].units
-    widths = sorted({max(1, round(share * units)) for share in shares} - {units})
+    widths = sorted({max(path.least, round(share * units)) for share in shares} - {units})
     keep = {kept: {name: path.kept(kept)} for kept in widths}
     cuts = {kept: record_of(graph, keep[kept]).cuts for kept in widths}
     read = {cut.tensor for some in cuts.values() for cut in some if cut.role == "in"}

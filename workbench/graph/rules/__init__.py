@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from workbench.graph.call import Call
+from workbench.graph.call import MAKERS, Call
 
 Rule = Callable[[Call], Any]
 RULES: dict[str, Rule] = {}
@@ -27,9 +27,18 @@ def rule(*ops: str) -> Callable[[Rule], Rule]:
 
 def rule_for(call: Call) -> Rule:
     """The rule of a call, or the one that freezes."""
+    return _registered().get(call.op, unknown)
+
+
+def known(op: str) -> bool:
+    """Whether an op can be followed: it has a rule, makes a tensor, or gives a number."""
+    return op in _registered() or op in MAKERS or op.startswith("sym_")
+
+
+def _registered() -> dict[str, Rule]:
     from workbench.graph.rules import contraction, elementwise, movement, norm, recurrent, reduction  # noqa: F401  # they register
 
-    return RULES.get(call.op, unknown)
+    return RULES
 
 
 def unknown(call: Call) -> Any:

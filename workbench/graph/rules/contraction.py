@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from workbench.graph.atoms import FIXED
 from workbench.graph.call import Call, Operand
 from workbench.graph.labels import Labels, along, core, flat, resized, squashed, varied
 from workbench.graph.rules import rule
@@ -72,7 +73,7 @@ def _meet(
     for number, (operand, letters) in enumerate(zip(operands, spec, strict=True)):
         if number not in has and letter in letters and operand.shape[letters.index(letter)] > 1:
             for _, atoms in parts:
-                call.freeze(atoms, "it meets a tensor whose size there is fixed", KEEP)
+                call.freeze(atoms, *FIXED)
 
 
 def _moved(label: Tensor, letters: str, result: str, shape: Sequence[int]) -> Tensor:
@@ -199,6 +200,8 @@ def convolution(call: Call) -> Labels:
         return _made(call, outer)
     if weight.shape[0] == groups if transposed else weight.shape[1] == 1:
         return _depthwise(call, inputs, rows, groups)
+    if weight.shape[1] == 1 if transposed else weight.shape[0] == groups:
+        return _narrowing(call, inputs, rows, groups)
     return _blocks(call, inputs, outer, inner, groups, transposed)
 
 
@@ -213,6 +216,19 @@ def _depthwise(call: Call, inputs: Tensor | None, rows: Tensor | None, groups: i
     else:
         call.atoms.unite(rows.view(groups, -1), inputs[:, None])
     return _made(call, rows)
+
+
+def _narrowing(call: Call, inputs: Tensor | None, rows: Tensor | None, groups: int) -> Labels:
+    """Each block of inputs makes a single output, and leaves with it."""
+    if rows is None:
+        return ()
+    outputs = rows.view(groups, -1)[:, 0]  # a transposed weight has a row for each input
+    call.atoms.unite(rows.view(groups, -1), outputs[:, None])
+    if inputs is None:
+        call.freeze(outputs, "its input channels are fixed, and each block of them makes one output", KEEP)
+    else:
+        call.atoms.unite(inputs.view(groups, -1), outputs[:, None])
+    return _made(call, outputs)
 
 
 def _blocks(

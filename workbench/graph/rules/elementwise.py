@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from workbench.graph.atoms import FIXED
 from workbench.graph.call import Call, Operand
-from workbench.graph.labels import Labels, core, flat, squash, varied
+from workbench.graph.labels import NOTHING, Labels, core, squash, squashed, varied
 from workbench.graph.rules import rule
 
-KEEP = "keep the layer that makes it at full width"
 UNARY = """abs chance acos asin atan bernoulli ceil celu clamp clamp_max clamp_min clone contiguous cos cosh detach
 dropout elu erf erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf
 isnan leaky_relu log log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg
@@ -67,19 +67,18 @@ def combine(call: Call, operands: list[Operand], shape: torch.Size) -> Labels:
             place = varied(wide)
             if place in united:
                 call.atoms.unite(core(united[place]), core(wide))
-            united[place] = _filled(united[place], wide) if place in united else wide
+                wide = _both(united[place], wide)
+            united[place] = wide
     for place, label in united.items():
         if len(place) == 1 and any(_fixes(operand, place[0], shape) for operand in operands):
-            call.freeze(label, "it meets a tensor whose size there is fixed", KEEP)
-    return tuple(united.values())
+            call.freeze(label, *FIXED)
+    return squashed(tuple(united.values()))
 
 
-def _filled(first: Tensor, second: Tensor) -> Tensor:
-    """The first label, with the second where it names nothing; both vary along the same dimensions."""
-    if bool((flat(first) >= 0).all()):
-        return first
-    filled = squash(torch.where(first < 0, second, first))
-    return first if filled is None else filled
+def _both(first: Tensor, second: Tensor) -> Tensor:
+    """The first of two labels that vary along the same dimensions, where both name an index."""
+    holes = (core(first) >= 0) & (core(second) < 0)
+    return torch.where(holes, NOTHING, core(first)).expand(first.shape) if holes.any() else first
 
 
 def _fixes(operand: Operand, dim: int, shape: torch.Size) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -26,6 +27,55 @@ def move(call: Call) -> Labels:
     moved = call.tensors()[0]
     labels = _arrived(call, [run(call, moved, label) for label in moved.labels])
     return (*labels, *_widened(call, moved.shape)) if call.op == "expand" else labels
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(call: Call) -> Labels:
+    """Channels become places of an image: those that make one channel leave together."""
+    moved, after = call.tensors()[0], []
+    for old in moved.labels:
+        spread: Tensor = run(call, moved, old)
+        thin = squash(spread)
+        label = spread if thin is None else thin
+        apart = call.apart(label, [label.ndim - 2, label.ndim - 1]) if old.ndim - 3 in varied(old) else label
+        if apart is None:
+            call.freeze(label, "it spreads them over the places of one channel", KEEP)
+        else:
+            after.append(apart)
+    return squashed(after)
+
+
+@rule("im2col")
+def im2col(call: Call) -> Labels:
+    """Patches ``[N, C * k * k, places]`` of an image ``[N, C, H, W]``: a channel is k * k neighbouring rows."""
+    return _patches(call, lambda atoms, size: atoms.repeat_interleave(size), narrow=(2, 3))
+
+
+@rule("col2im")
+def col2im(call: Call) -> Labels:
+    """The image that patches add up to; the k * k rows of a channel leave together."""
+
+    def rows(atoms: Tensor, size: int) -> Tensor:
+        blocks = atoms.view(-1, size)
+        call.atoms.unite(blocks, blocks[:, :1])
+        return blocks[:, 0]
+
+    return _patches(call, rows, narrow=(2,))
+
+
+def _patches(call: Call, change: Callable[[Tensor, int], Tensor], narrow: Sequence[int]) -> Labels:
+    moved = call.tensors()[0]
+    channels = len(moved.shape) - 1 - len(narrow)
+    found = []
+    for label in moved.labels:
+        apart = call.apart(label, range(channels + 1, label.ndim))
+        if apart is None:
+            call.freeze(label, "it slides over this dimension", KEEP)
+        elif varied(apart) == (channels,):
+            found.append(along(change(flat(apart), prod(call["kernel_size"])), call.shape, channels))
+        else:
+            call.freeze(label, "it takes patches of each sample", KEEP)
+    return squashed(found)
 
 
 def _widened(call: Call, before: Sequence[int]) -> list[Tensor]:

@@ -19,7 +19,7 @@ def batch_norm(call: Call) -> object:
     Where the statistics are the input's own they depend on all its other dimensions (weights are standardised so).
     """
     labels = call["input"].labels
-    if call.op == "_native_batch_norm_legit":
+    if call.op == "_native_batch_norm_legit" or call.get("training") or call.get("use_input_stats"):
         labels = across(call, labels, [dim for dim in range(len(call["input"].shape)) if dim != 1])
     labels = _scaled(call, labels, [1], ("weight", "bias", "running_mean", "running_var"))
     return [labels, (), ()] if call.op.startswith("_native") else labels
