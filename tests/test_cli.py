@@ -23,7 +23,7 @@ import workbench as wb
 from workbench import artefact, cli
 
 GOLDEN = Path(__file__).parent / "golden" / "cli"
-COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore")
+COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
     "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "target_met", "verified", "report",
@@ -152,6 +152,20 @@ def test_restore_sees_a_changed_weight(compressed: Path, capsys: Capture) -> Non
     assert "NOT reproduced" in capsys.readouterr().out
 
 
+def test_export(compressed: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [tmp_path / "small.onnx", tmp_path / "small.pt2"]
+    arguments = ["export", str(compressed), "--onnx", str(files[0]), "--pt2", str(files[1])]
+    assert cli.main([*arguments, "--json"]) == cli.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert [one["path"] for one in found] == [str(file) for file in files]
+    assert all(one["any_batch"] and one["worst"] < 1e-4 and one["bytes"] > 1000 for one in found)
+    assert cli.main(arguments) == cli.DONE
+    assert capsys.readouterr().out.count("any batch, within ") == 2
+    monkeypatch.setattr("workbench.deploy.onnx.NEEDS", ("onnx_of_another_world",))
+    assert cli.main(arguments) == cli.FAILED
+    assert said(capsys) == "ONNX needs onnx_of_another_world; pip install 'workbench[onnx]'"
+
+
 def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
     return ["compress", "--model", model, "--budget", budget, "--out", out, "--quiet"]
 
@@ -162,6 +176,8 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
         (compress("macs=0.5", model="lenet"), "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["demo", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["sensitivity", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
+        (["export", "."], "name a file to write: --onnx FILE, --pt2 FILE, or both"),
+        (["export", ".", "--onnx", "x.onnx"], ". holds no compressed model: there is no plan.json in it"),
         (compress("macs=0"), "the budget macs=0.0 is not a share of the original; give a number above 0 and at most 1"),
         (compress("macs=1.5"), "the budget macs=1.5 is not a share of the original"),
         (compress("macs=-1"), "the budget macs=-1.0 is not a share of the original"),

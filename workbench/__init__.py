@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workbench.artefact import restore
     from workbench.calibrate import Statistics
     from workbench.cost.count import Cost
+    from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation
     from workbench.graph.groups import ChannelGroup, Frozen, Member
@@ -32,6 +33,7 @@ _HOMES = {
     "workbench.artefact": ("restore",),
     "workbench.calibrate": ("Statistics",),
     "workbench.cost.count": ("Cost",),
+    "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation",),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
@@ -45,9 +47,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Frozen", "Layer", "Member", "Plan", "Refused",
-    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data", "restore",
-    "trace", "verify", "zoo",
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Frozen", "Layer", "Member", "Plan",
+    "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data",
+    "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

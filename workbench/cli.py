@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say("interrupted", INTERRUPTED)
     except ValueError as error:
         return _say(str(error), USAGE)
+    except ModuleNotFoundError as error:  # an extra that is not installed
+        return _say(str(error), FAILED)
     except OSError as error:
         said = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         return _say(said, USAGE if isinstance(error, WRONG_PATH) else FAILED)
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 a target was missed or something failed, 2 wrong usage, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_demo, _add_sensitivity, _add_compress, _add_report, _add_restore):
+    for add in (_add_demo, _add_sensitivity, _add_compress, _add_report, _add_restore, _add_export):
         add(commands)
     return parser
 
@@ -112,6 +114,14 @@ def _add_restore(commands: Any) -> None:
     command = _command(commands, "restore", restore, "load a compressed network of the zoo again")
     command.add_argument("folder", type=Path, help="what compress wrote")
     command.add_argument("--verify", action="store_true", help="compare with the stored outputs, bit for bit")
+
+
+def _add_export(commands: Any) -> None:
+    about = "write a compressed network of the zoo as a file that runs without workbench"
+    command = _command(commands, "export", export, about)
+    command.add_argument("folder", type=Path, help="what compress wrote")
+    command.add_argument("--onnx", type=Path, metavar="FILE", help="write ONNX, checked against onnxruntime")
+    command.add_argument("--pt2", type=Path, metavar="FILE", help="write a PyTorch exported program")
 
 
 def compress(given: argparse.Namespace) -> int:
@@ -170,6 +180,25 @@ def restore(given: argparse.Namespace) -> int:
         verdict = {None: "", True: "; stored outputs reproduced bit for bit", False: "; stored outputs NOT reproduced"}
         print(f"{plan['name']}: {macs / 1e6:.2f} M MACs{verdict[equal]}")
     return FAILED if equal is False else DONE
+
+
+def export(given: argparse.Namespace) -> int:
+    """Restore an artefact and write it in other formats."""
+    from workbench import artefact, zoo
+    from workbench.deploy import export_onnx, export_program
+
+    writers = {export_onnx: given.onnx, export_program: given.pt2}
+    if not any(writers.values()):
+        raise ValueError("name a file to write: --onnx FILE, --pt2 FILE, or both")
+    model = artefact.restore(zoo.build(artefact.read_plan(given.folder)["name"]), given.folder)
+    inputs = artefact.reference_inputs(given.folder)
+    exported = [write(model, inputs, path) for write, path in writers.items() if path]
+    found = [
+        {"path": str(one.path), "bytes": one.path.stat().st_size, "worst": one.worst, "any_batch": one.any_batch}
+        for one in exported
+    ]
+    print(json.dumps(found) if given.json else "\n".join(map(repr, exported)))
+    return DONE
 
 
 def _study(given: argparse.Namespace) -> Study:

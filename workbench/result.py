@@ -30,6 +30,8 @@ from workbench.verification import Verification, verify
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.deploy import Exported
+
 
 @dataclass(frozen=True)
 class Score:
@@ -169,6 +171,18 @@ class Result:
         from workbench.artefact import save
 
         return save(self, Path(directory))
+
+    def export_onnx(self, path: str | os.PathLike[str], *, opset: int | None = None) -> Exported:
+        """Write the smaller model as ONNX, checked against onnxruntime; see ``workbench.deploy``."""
+        from workbench.deploy import export_onnx
+
+        return export_onnx(self.model, self.graph.inputs, path, opset=opset)
+
+    def export_program(self, path: str | os.PathLike[str]) -> Exported:
+        """Write the smaller model as ``.pt2``, which runs where workbench is not installed."""
+        from workbench.deploy import export_program
+
+        return export_program(self.model, self.graph.inputs, path)
 
     def _repr_html_(self) -> str:
         return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.4g}'.format)}"

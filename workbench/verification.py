@@ -6,8 +6,7 @@ import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.graph.comparison import differences
 from workbench.graph.inputs import Inputs
@@ -78,7 +77,7 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
     if example_inputs is not None:
         inputs = seen_inputs(graph.whole or graph.model, record.submodule, Inputs.of(example_inputs))
     comparison = _Comparison(graph, part_of(small, record.submodule), record)
-    inputs = inputs.map(_telling)
+    inputs = inputs.telling()
     try:
         layer, worst = comparison.worst(inputs, precise=True)
     except RuntimeError:  # the forward may do without any precision but its own
@@ -89,14 +88,6 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
         if error <= LOOSE or not layer:
             layer, worst, tolerance = place, error, LOOSE
     return Verification(worst <= tolerance, worst, layer, tolerance, record.approximate)
-
-
-def _telling(tensor: Tensor) -> Tensor:
-    """An input that is one number everywhere hides most mistakes: it is varied."""
-    if not tensor.is_floating_point() or not tensor.numel() or tensor.min() < tensor.max():
-        return tensor
-    generator = torch.Generator().manual_seed(0)
-    return tensor + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Inputs:
         """The same inputs on another device."""
         return self.map(lambda tensor: tensor.to(device))
 
+    def telling(self) -> Inputs:
+        """The same inputs, varied where one is the same number everywhere: that would hide most mistakes."""
+        return self.map(_varied)
+
     def dynamic(self) -> Any:
         """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it."""
         shapes = torch.export.ShapesCollection()
@@ -80,6 +84,13 @@ class Inputs:
             moved = self.to(tensor.device)
             break
         return model(*moved.args, **moved.kwargs)
+
+
+def _varied(tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point() or not tensor.numel() or tensor.min() < tensor.max():
+        return tensor
+    generator = torch.Generator().manual_seed(0)
+    return tensor + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
 
 
 def content_of(tensor: Tensor) -> bytes:

@@ -1,0 +1,108 @@
+"""What all exports share: the exported program, the check against the eager model, a file that appears whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from workbench.errors import Refused
+from workbench.graph.comparison import relative_error
+from workbench.graph.inputs import Inputs
+from workbench.graph.modes import evaluating
+
+Run = Callable[[Inputs], Sequence[Tensor]]  # the exported file, on some inputs
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file that was loaded again and compared with the eager model.
+
+    ``worst`` is the largest relative difference of any output, at ``batches`` samples; ``any_batch`` says whether other
+    batch sizes run, too.
+    """
+
+    path: Path
+    worst: float
+    any_batch: bool
+    batches: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        size = sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.name}*"))
+        batch = "any batch" if self.any_batch else f"batches of {self.batches[0]} only"
+        return f"Exported({self.path}: {size / 1e6:.2f} MB, {batch}, within {self.worst:.1e} of the eager model)"
+
+
+def program_of(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """The model in eval mode as PyTorch exports it; its batch stays free where the model allows it.
+
+    Raises
+    ------
+    Refused
+        ``torch.export`` cannot follow the forward.
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            return torch.export.export(
+                model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
+            )
+    except Exception as error:  # torch.export raises anything, also what the forward raises
+        raise Refused(
+            "torch.export", type(model).__name__, f"it cannot follow the forward ({str(error).splitlines()[0]})",
+            "run the model on these inputs to see whether they fit",
+        ) from error  # fmt: skip
+
+
+def is_free(program: torch.export.ExportedProgram) -> bool:
+    """Whether an input of an exported program has a size that is not fixed."""
+    return bool(program.range_constraints)
+
+
+def checked(model: nn.Module, inputs: Inputs, run: Run, any_batch: bool, what: str) -> tuple[float, tuple[int, ...]]:
+    """The largest difference between a file and the eager model, and the batch sizes at which it was looked for.
+
+    Raises
+    ------
+    Refused
+        They differ by more than the root of the precision.
+    """
+    batches = (1, 3) if any_batch else (inputs.batch or 1,)
+    worst = 0.0
+    for batch in batches:
+        some = inputs.take(batch).telling()
+        with evaluating(model), torch.no_grad():
+            expected = tensors_in(some(model))
+        found = run(some)
+        for one, other in zip(expected, found, strict=True):
+            error = relative_error(one.cpu(), other.cpu())
+            allowed = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0
+            if not error <= allowed:
+                raise Refused(
+                    what, type(model).__name__, f"the file gives other numbers than the eager model (by {error:.1e}, "
+                    f"relative, in a batch of {batch})", "report this; nothing was written",
+                )  # fmt: skip
+            worst = max(worst, error)
+    return worst, batches
+
+
+def tensors_in(output: Any) -> list[Tensor]:
+    """All tensors that a model returns, in order."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def whole_files(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end is moved to the given one, with the files beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        yield Path(folder) / path.name
+        for file in Path(folder).iterdir():
+            os.replace(file, path.parent / file.name)
