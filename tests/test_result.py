@@ -23,7 +23,7 @@ def result(request: pytest.FixtureRequest) -> Result:
 def test_costs_are_counted_on_the_models(result: Result) -> None:
     toy = BY_NAME[result.source.name]
     counts = {name: len(units) for name, units in result.plan.kept.items()}
-    assert result.cost == count(result.model, toy.example())
+    assert result.cost == count(result.model, toy.example(2))
     assert (result.cost.macs, result.cost.params) == (toy.macs(counts), toy.params(counts))
     assert (result.dense_cost.macs, result.dense_cost.params) == (toy.macs(toy.whole), toy.params(toy.whole))
     assert result.ratio["macs"] == toy.macs(counts) / toy.macs(toy.whole)

@@ -95,7 +95,7 @@ def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
 
 def _rebuilt(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> nn.Module:
     """The smaller model with the original's values."""
-    cuts = tuple(Cut(c["tensor"], c["dim"], c["size"], tuple(c["kept"]), c["role"]) for c in plan["cuts"])
+    cuts = tuple(Cut(**{**cut, "kept": tuple(cut["kept"])}) for cut in plan["cuts"])
     record = Record(cuts, tuple(plan["approximate"]), plan["rewritten"])
     own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     graph = trace(model, reference_inputs(folder)) if record.rewritten else None
@@ -179,7 +179,7 @@ def _reference(result: Result) -> dict[str, Tensor]:
         noise = torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else torch.zeros(1)
         return (tensor.cpu() + noise.to(tensor.dtype)).contiguous()
 
-    inputs = result.graph.inputs.take(4).map(vary)
+    inputs = result.graph.sample(4).map(vary)
     named = {f"input.{place}": tensor.clone() for place, tensor in enumerate(inputs.tensors())}
     return named | _outputs(result.model, inputs)
 

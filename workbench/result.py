@@ -195,7 +195,7 @@ def compare(
     """Verify, count and score what ``apply`` made."""
     small = applied.model
     return Result(
-        small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.inputs),
+        small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, curves, source,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,7 @@ class Study:
     evaluate : the score a search may look at, higher is better: an ``Evaluation``, or ``evaluate(model)`` that gives a
         float or 1-D; None compares the output with the original's on the calibration data
     test : the score that reports and never chooses; by default ``evaluate``
+    gather : layers that pick their input channels while who makes those keeps all, as for ``trace``
     criterion : how channels are selected; by default the least-squares elimination path
     seed : of the rows drawn from the calibration data
     name : of the model, for the report
@@ -51,13 +52,14 @@ class Study:
 
     def __init__(
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
-        test: Evaluate | None = None, criterion: Criterion | None = None, seed: int = 0, name: str | None = None,
-        progress: bool = False,
+        test: Evaluate | None = None, gather: Sequence[str] | bool = (), criterion: Criterion | None = None,
+        seed: int = 0, name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
         self.evaluate = evaluate if evaluate is not None else Fidelity(self.calibration)
         self.test = test if test is not None else self.evaluate
+        self.gather = gather
         self.criterion = criterion or Elimination()
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
@@ -71,7 +73,7 @@ class Study:
     def graph(self) -> ChannelGraph:
         """Which channels can leave together."""
         with self._timed("trace"):
-            return trace(self.model, self.example_inputs)
+            return trace(self.model, self.example_inputs, gather=self.gather)
 
     @cached_property
     def statistics(self) -> Statistics:

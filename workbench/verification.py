@@ -101,8 +101,9 @@ class _Comparison:
         small = copy.deepcopy(self.small)
         small = small.double() if precise else small
         worst, layer = 0.0, ""
-        for batch in {inputs.batch or 1, 3} if self.graph.program.any_batch else {2}:
-            for name, error in differences(self.graph, small, self.record, inputs.take(batch), precise):
+        batches = [inputs, inputs.take(3)] if self.graph.program.any_batch else [inputs]
+        for some in batches:
+            for name, error in differences(self.graph, small, self.record, some, precise):
                 if not error <= worst:  # also where the error is NaN
                     worst, layer = error, name
         return layer, worst

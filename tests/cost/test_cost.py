@@ -35,7 +35,7 @@ def test_layers_sum_to_the_counted_macs(toy: Toy) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         call(model, inputs)
     assert 2 * _macs(graph, toy.whole) == flops.get_total_flops()
-    assert graph.cost() == count(model, inputs)
+    assert graph.cost() == count(model, toy.example(2))
 
 
 def test_size_formulas_equal_the_winnowed_model(toy: Toy) -> None:

@@ -58,7 +58,7 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     >>> count(nn.Conv2d(3, 8, 3), torch.zeros(1, 3, 10, 10)).macs  # 8 * 8 positions of 3 * 3 * 3 * 8
     13824
     """
-    inputs = Inputs.of(example_inputs).take(2)
+    inputs = Inputs.of(example_inputs)
     there = inputs.to(torch.device("meta"))  # before anything is counted
     on_meta = copy.deepcopy(model).to("meta").eval()
     flops, writes = FlopCounterMode(display=False), _Writes()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.cost.sizes import Product, Share, Size, multiplied
+from workbench.cost.sizes import Product, Share, Size, multiplied, sizes_of
 from workbench.graph.call import bind, layer_of, op_name
 from workbench.graph.labels import flat, varied
 from workbench.graph.trace import ChannelGraph
@@ -55,7 +55,7 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
     if op in ("conv1d", "conv2d", "conv3d"):
         return [out + dims("weight")[1:]]
     if op == "linear":
-        return [dims("input") + dims("weight", 0)]
+        return [out + dims("weight", 1)]
     if op in ("matmul", "mm", "bmm", "mv", "dot", "addmm", "baddbmm"):
         left = next(
             name
@@ -79,7 +79,7 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
 def work_products(graph: ChannelGraph, orders: Mapping[str, Sequence[int]]) -> list[tuple[str, list[Product]]]:
     """The MACs of every operation for one sample, as products of what stays of the groups."""
     sizes = _ValueSizes(graph, orders)
-    batch = graph.inputs.take(2).batch or 1
+    batch = graph.sample(2).batch or 1
     found = []
     for work in works(graph):
         parts = multiplied([sizes.of(*dim) for dim in work.dims])
@@ -95,17 +95,22 @@ class _ValueSizes:
         atoms = graph.provenance.atoms
         self.owner = np.full((atoms.count, 2), -1)  # atom -> number of the group, rank in the order of leaving
         self.names = [group.name for group in graph.groups]
+        own = sizes_of(graph, orders)
+        nodes = {tensor: node for node, tensor in graph.program.state.items()}
+        gathers = [member for group in graph.groups for member in group.members if member.gather]
+        self.known: dict[Dim, Size] = {(nodes[m.tensor], m.dim): own[m.tensor, m.dim] for m in gathers}
         for number, group in enumerate(graph.groups):
             order = list(orders.get(group.name, range(group.units)[::-1]))
             rank = np.empty(group.units, int)
             rank[order] = np.arange(group.units)
             for member in group.members:
+                if member.gather:  # the layer alone loses them, not the value that it reads
+                    continue
                 dim = graph.provenance.owned[member.tensor][member.dim].long().numpy()
                 for unit, indices in enumerate(member.indices):
                     first = atoms.representatives[dim[list(indices)]] if indices else np.empty(0, int)
                     self.owner[first] = (number, rank[unit])
         self.units = [group.units for group in graph.groups]
-        self.known: dict[Dim, Size] = {}
 
     def of(self, name: str, dim: int) -> Size:
         """The size of one dimension of a value."""

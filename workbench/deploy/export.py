@@ -41,31 +41,6 @@ class Exported:
         return f"Exported({self.path}: {size / 1e6:.2f} MB, {batch}, within {self.worst:.1e} of the eager model)"
 
 
-def program_of(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    """The model in eval mode as PyTorch exports it; its batch stays free where the model allows it.
-
-    Raises
-    ------
-    Refused
-        ``torch.export`` cannot follow the forward.
-    """
-    try:
-        with evaluating(model), torch.no_grad():
-            return torch.export.export(
-                model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
-            )
-    except Exception as error:  # torch.export raises anything, also what the forward raises
-        raise Refused(
-            "torch.export", type(model).__name__, f"it cannot follow the forward ({str(error).splitlines()[0]})",
-            "run the model on these inputs to see whether they fit",
-        ) from error  # fmt: skip
-
-
-def is_free(program: torch.export.ExportedProgram) -> bool:
-    """Whether an input of an exported program has a size that is not fixed."""
-    return bool(program.range_constraints)
-
-
 def checked(model: nn.Module, inputs: Inputs, run: Run, any_batch: bool, what: str) -> tuple[float, tuple[int, ...]]:
     """The largest difference between a file and the eager model, and the batch sizes at which it was looked for.
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from workbench.deploy.export import Exported, checked, is_free, program_of, whole_files
+from workbench.deploy.export import Exported, checked, whole_files
 from workbench.errors import Refused
+from workbench.graph.exporting import exported, is_free
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 
@@ -50,7 +51,7 @@ def export_onnx(
     if missing:
         raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}; pip install 'workbench[onnx]'")
     inputs, target = Inputs.of(example_inputs).take(2), Path(path)
-    program = program_of(model, inputs)
+    program = exported(model, inputs)
     with evaluating(model), torch.no_grad():
         names = _output_names(inputs(model))
     with whole_files(target) as beside:

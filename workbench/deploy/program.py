@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from workbench.deploy.export import Exported, checked, is_free, program_of, tensors_in, whole_files
+from workbench.deploy.export import Exported, checked, tensors_in, whole_files
+from workbench.graph.exporting import exported, is_free
 from workbench.graph.inputs import Inputs
 
 
@@ -37,7 +38,7 @@ def export_program(model: nn.Module, example_inputs: Any, path: str | os.PathLik
     torch.Size([5, 2])
     """
     inputs, target = Inputs.of(example_inputs).take(2), Path(path)
-    program = program_of(model, inputs)
+    program = exported(model, inputs)
     with whole_files(target) as beside:
         torch.export.save(program, beside)
         loaded = torch.export.load(beside).module()

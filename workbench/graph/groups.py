@@ -22,13 +22,15 @@ class Member:
     """One dimension of one tensor that shrinks with a group: ``indices[u]`` leave with unit ``u``.
 
     ``role`` is ``"in"`` where a layer sums over these channels (also where another, with the same weight, makes them),
-    ``"out"`` where a layer makes them, else ``"along"`` (norms, buffers).
+    ``"out"`` where a layer makes them, else ``"along"`` (norms, buffers). ``gather``: the layer picks them itself, and
+    who makes them keeps all.
     """
 
     tensor: str
     dim: int
     indices: tuple[tuple[int, ...], ...]
     role: str
+    gather: bool = False
 
     def kept(self, units: tuple[int, ...]) -> tuple[int, ...]:
         """The indices that stay when only these units do, in order."""

@@ -70,9 +70,9 @@ class Inputs:
         return self.map(_varied)
 
     def dynamic(self) -> Any:
-        """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it."""
+        """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it, and it is not 1."""
         shapes = torch.export.ShapesCollection()
-        if self.batch is not None:
+        if (self.batch or 1) > 1:
             for tensor in self.tensors():
                 shapes[tensor] = {0: torch.export.Dim.AUTO}
         return shapes

@@ -27,6 +27,8 @@ def survivors(provenance: Provenance, cuts: Sequence[Cut]) -> Survivors:
     first = torch.from_numpy(atoms.representatives)
     gone = torch.zeros(atoms.count, dtype=torch.bool)
     for cut in cuts:
+        if cut.gather:  # what it does not read is still there
+            continue
         gone[first[provenance.owned[cut.tensor][cut.dim].long()[list(cut.removed)]]] = True
     return Survivors(provenance, gone[first])
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from workbench import errors
-from workbench.errors import Refused
 from workbench.graph.chance import marked
+from workbench.graph.exporting import exported, is_free, refusing
 from workbench.graph.functional import functional
 from workbench.graph.inputs import Inputs, device_of
-from workbench.graph.modes import evaluating
 
 Values = dict[str, Any]  # what each node computed, by the node's name
 
@@ -43,6 +38,7 @@ class Program:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     any_batch: bool  # whether it runs at other batch sizes than the one it was exported with
+    fixed: tuple[torch.Size | None, ...]  # the inputs' shapes, where it does not
     last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
 
     def start(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Values:
@@ -55,12 +51,22 @@ class Program:
         if order.keys() == kwargs.keys():  # keyword inputs have names, not places
             kwargs = {name: kwargs[name] for name in order}
         leaves = pytree.tree_leaves((inputs.args, kwargs))
+        self._check_sizes(leaves)
         if len(leaves) != len(self.inputs):
             raise ValueError(
                 f"the model was traced with {len(self.inputs)} inputs ({', '.join(self.inputs)}), not with "
                 f"{len(leaves)}; give batches of the same inputs, and no labels among them"
             )
         return values | dict(zip(self.inputs, leaves, strict=True))
+
+    def _check_sizes(self, leaves: Sequence[Any]) -> None:
+        """Where the export has fixed the batch, say so before some operation does."""
+        for name, fixed, leaf in zip(self.inputs, self.fixed, leaves, strict=False):
+            if fixed and isinstance(leaf, Tensor) and leaf.shape[:1] != fixed[:1]:
+                raise ValueError(
+                    f"the forward fixes the batch: {name} has {fixed[0]} samples in every run, not {leaf.shape[0]}; "
+                    "let it take the size from x.shape[0], or give example inputs of the batch size of your data"
+                )
 
     def run(self, nodes: Iterable[Node], values: Values, free: bool = False) -> Values:
         """Run some nodes in order on the values so far, which are added to (and dropped after use with ``free``)."""
@@ -98,75 +104,36 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
     Refused
         ``torch.export`` cannot follow the forward.
     """
-    try:
-        with evaluating(model), marked(model), torch.no_grad(), _silence():
-            exported = functional(
-                torch.export.export(
-                    model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
-                )
-            )
-    except Exception as error:  # torch.export raises anything, also what the forward raises
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refused(
-            "torch.export", type(model).__name__, f"it cannot follow the forward{_where(error)} ({line})",
-            "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
-        ) from error  # fmt: skip
-    return from_exported(exported, model)
+    with marked(model):
+        program = exported(model, inputs)
+    with refusing(model), torch.no_grad():
+        return from_exported(functional(program), model)
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """PyTorch logs pages about an error that it then raises, and one sentence follows here."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
-
-
-def _where(error: BaseException) -> str:
-    """The last line of the model's own code that an error came through; empty where it met none."""
-    ours = tuple(str(Path(module.__file__ or "").parent) for module in (torch, errors))
-    found = ""
-    while True:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.line and not frame.filename.startswith((*ours, "<")):
-                found = f" at {frame.filename}:{frame.lineno}, `{frame.line}`"
-        following = error.__cause__ or error.__context__
-        if found or following is None:
-            return found
-        error = following
-
-
-def from_exported(exported: torch.export.ExportedProgram, model: nn.Module) -> Program:
+def from_exported(program: ExportedProgram, model: nn.Module) -> Program:
     """The program in an exported one; its tensors are the caller's own, not copies."""
-    signature = exported.graph_signature
+    signature = program.graph_signature
     state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
              **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
     own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    tensors = {name: own[name] if name in own else exported.constants[name] for name in state.values()}
-    graph = exported.graph_module.graph
+    tensors = {name: own[name] if name in own else program.constants[name] for name in state.values()}
+    graph = program.graph_module.graph
     returned = cast(Sequence[Any], graph.output_node().args[0])[-len(signature.user_outputs) :]  # after written buffers
     nodes = _alive(graph, returned)
+    any_batch = is_free(program)
+    shapes = {node.name: getattr(node.meta.get("val"), "shape", None) for node in graph.find_nodes(op="placeholder")}
+    inputs = tuple(map(str, signature.user_inputs))
     return Program(
         nodes=nodes,
         state=state,
         tensors={name: tensor.detach() for name, tensor in tensors.items()},
-        inputs=tuple(map(str, signature.user_inputs)),
+        inputs=inputs,
         outputs=tuple(returned),
-        in_spec=exported.call_spec.in_spec,
-        out_spec=exported.call_spec.out_spec,
-        any_batch=any(map(_is_free, graph.nodes)),
+        in_spec=program.call_spec.in_spec,
+        out_spec=program.call_spec.out_spec,
+        any_batch=any_batch,
+        fixed=() if any_batch else tuple(shapes.get(name) for name in inputs),
         last_use=_last_uses(nodes, keep={leaf.name for leaf in returned if isinstance(leaf, Node)}),
-    )
-
-
-def _is_free(node: Node) -> bool:
-    """Whether an input has a size that is not fixed."""
-    value = node.meta.get("val")
-    return (
-        node.op == "placeholder" and isinstance(value, Tensor) and any(isinstance(s, torch.SymInt) for s in value.shape)
     )
 
 

@@ -9,13 +9,14 @@ from torch import fx, nn
 
 @dataclass(frozen=True)
 class Cut:
-    """One dimension of one tensor and the indices that stay, in order. ``role`` as in ``Member``."""
+    """One dimension of one tensor and the indices that stay, in order. ``role`` and ``gather`` as in ``Member``."""
 
     tensor: str
     dim: int
     size: int
     kept: tuple[int, ...]
     role: str
+    gather: bool = False
 
     @property
     def removed(self) -> tuple[int, ...]:

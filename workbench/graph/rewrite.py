@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -34,7 +34,10 @@ VIEWS = ("view", "_unsafe_view")
 UNIFORM = "full zeros ones empty rand randn new_zeros new_ones new_full new_empty".split()  # no element is special
 
 
-def rewrite(model: nn.Module, program: Program, survivors: Survivors, tensors: Mapping[str, Tensor]) -> fx.GraphModule:
+def rewrite(
+    model: nn.Module, program: Program, survivors: Survivors, tensors: Mapping[str, Tensor],
+    gathered: Mapping[str, Sequence[int]],
+) -> fx.GraphModule:  # fmt: skip
     """A graph module that computes what stays of a program's values.
 
     Parameters
@@ -42,26 +45,27 @@ def rewrite(model: nn.Module, program: Program, survivors: Survivors, tensors: M
     model : the original; it lends its modules and is not changed
     survivors : what stays
     tensors : the smaller tensors, by the names of the program's
+    gathered : the weights whose layers pick their inputs, with the places of those
 
     Raises
     ------
     Refused
         An operation cannot give what stays.
     """
-    writer = _Writer(model, program, survivors, Modules(model, program, tensors))
+    writer = _Writer(program, survivors, Modules(model, program, tensors), gathered)
     writer.write()
     module = fx.GraphModule(writer.modules.root, writer.graph, class_name=type(model).__name__)
     return module.train(model.training)
 
 
 class _Writer:
-    def __init__(self, model: nn.Module, program: Program, survivors: Survivors, modules: Modules):
+    def __init__(self, program: Program, survivors: Survivors, modules: Modules, gathered: Mapping[str, Sequence[int]]):
         self.program, self.survivors, self.run = program, survivors, survivors.provenance.run
-        self.graph, self.modules = fx.Graph(), modules
+        self.graph, self.modules, self.gathered = fx.Graph(), modules, gathered
         self.values: dict[str, Any] = {}  # old node -> what stands for it in the new graph
         self.constants = 0
         self.device: Any = None
-        self.arguments = _argument_names(model, program)
+        self.arguments = _argument_names(modules.model, program)
 
     def write(self) -> None:
         """Inputs, operations, outputs."""
@@ -126,6 +130,19 @@ class _Writer:
         return self.graph.call_function(operator.floordiv, (larger, before // common))
 
     def _node(self, node: Node) -> Any:
+        """What stands for an operation; a layer that gathers is given what it reads."""
+        weight = bind(node, node.args, node.kwargs).get("weight") if self.gathered else None
+        kept = self.gathered.get(self.program.state.get(weight.name, "")) if isinstance(weight, Node) else None
+        if kept is None:
+            return self._written(node)
+        source = bind(node, node.args, node.kwargs)["input"]
+        whole, dim = self._value(source), channel_dim(node, self.run.shapes[source.name])
+        self.values[source.name] = self._selected(whole, {dim: torch.tensor(kept)})
+        written = self._written(node)
+        self.values[source.name] = whole
+        return written
+
+    def _written(self, node: Node) -> Any:
         if node.name in self.run.numbers and not isinstance(self.run.numbers[node.name], Tensor):
             return self._number(node)
         called = self.modules.call(node, self.graph, self._new)
@@ -321,6 +338,12 @@ class _Writer:
 
     def _refuse(self, node: Node, why: str) -> NoReturn:
         raise Refused(op_name(node), layer_of(node), why, REMEDY)
+
+
+def channel_dim(node: Node, shape: Sequence[int]) -> int:
+    """The dimension along which a layer sums over its input."""
+    op = op_name(node)
+    return len(shape) - 1 if op == "linear" else len(shape) - 1 - int(op[-2])  # conv2d: before two of places
 
 
 def move_places(target: Any, arguments: Mapping[str, Any]) -> Any:

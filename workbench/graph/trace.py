@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from workbench.errors import Refused
+from workbench.graph.gather import with_gathers
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
 from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.part import part_of, seen_inputs
@@ -105,7 +107,11 @@ class ChannelGraph:
         """What one sample costs."""
         from workbench.cost.count import count
 
-        return count(self.model, self.inputs)
+        return count(self.model, self.sample(2))
+
+    def sample(self, count: int) -> Inputs:
+        """The example inputs with so many samples; as they were traced where the forward fixes their number."""
+        return self.inputs.take(count) if self.program.any_batch else self.inputs
 
     def winnow(self, kept: Mapping[str, Any]) -> nn.Module:
         """A new model with only the kept units of some groups; see ``workbench.graph.winnow.winnow``."""
@@ -128,7 +134,9 @@ class ChannelGraph:
         return f"<p>{self!r}</p>{self.to_frame().to_html(index=False)}"
 
 
-def trace(model: nn.Module, example_inputs: Any, *, submodule: str = "") -> ChannelGraph:
+def trace(
+    model: nn.Module, example_inputs: Any, *, submodule: str = "", gather: Sequence[str] | bool = ()
+) -> ChannelGraph:
     """Find which channels of a model can leave together.
 
     Parameters
@@ -137,13 +145,15 @@ def trace(model: nn.Module, example_inputs: Any, *, submodule: str = "") -> Chan
     example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
     submodule : trace this part only, on the inputs that it sees while the whole model runs on ``example_inputs``: for
         models that ``torch.export`` cannot follow as a whole
+    gather : layers whose input channels shall leave one by one, by an ``index_select`` in front, while who makes them
+        keeps all; True for every layer whose inputs cannot leave otherwise
 
     Raises
     ------
     Refused
         The model cannot be exported.
     ValueError
-        There is no such submodule, or the forward does not call it.
+        There is no such submodule or layer, the forward does not call it, or it cannot gather.
     TypeError
         The inputs are of another kind.
 
@@ -156,15 +166,25 @@ def trace(model: nn.Module, example_inputs: Any, *, submodule: str = "") -> Chan
     """
     inputs = Inputs.of(example_inputs)
     if submodule:
-        part = trace(part_of(model, submodule), seen_inputs(model, submodule, inputs))
+        part = trace(part_of(model, submodule), seen_inputs(model, submodule, inputs), gather=gather)
         return replace(part, whole=model, submodule=submodule)
-    twice = inputs.take(2)  # torch.export takes a batch of one for a constant
-    program = export(model, twice)
-    provenance = follow(program, twice)
+    program, traced = _exported(model, inputs)
+    provenance = follow(program, traced)
     groups, frozen = find_groups(provenance)
-    return ChannelGraph(
-        model, inputs, program, provenance, groups, frozen, _layers(program, provenance, twice.batch or 1)
-    )
+    layers = _layers(program, provenance, traced.batch or 1)
+    return with_gathers(ChannelGraph(model, inputs, program, provenance, groups, frozen, layers), gather)
+
+
+def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
+    """The program, and the inputs it was exported with: two samples, or the caller's where the forward fixes them."""
+    twice = inputs.take(2)  # torch.export takes a batch of one for a constant
+    try:
+        program = export(model, twice)
+    except Refused:
+        if inputs.batch in (None, 2):
+            raise
+        return export(model, inputs), inputs
+    return (program, twice) if program.any_batch else (export(model, inputs), inputs)
 
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:

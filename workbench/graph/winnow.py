@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from workbench.errors import Refused
 from workbench.graph.comparison import differences
+from workbench.graph.gather import gather_
+from workbench.graph.groups import Member
 from workbench.graph.masked import survivors
 from workbench.graph.part import with_part
 from workbench.graph.record import Cut, Record, recorded, remember
@@ -86,7 +88,8 @@ def _shrunk(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module 
 def rebuilt(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
     """The rewritten model, unchecked: from the model itself, or from any with tensors of the same shapes."""
     small = _cut(tensors_of(model, graph), record.cuts)
-    return rewrite(model, graph.program, survivors(graph.provenance, record.cuts), small)
+    gathered = {cut.tensor: cut.kept for cut in record.cuts if cut.gather}
+    return rewrite(model, graph.program, survivors(graph.provenance, record.cuts), small, gathered)
 
 
 def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
@@ -94,8 +97,7 @@ def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
 
     Rounding stays far below the root of the precision, another order of channels far above.
     """
-    inputs = graph.inputs.take(3 if graph.program.any_batch else 2)
-    inputs = inputs.map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
+    inputs = graph.sample(3).map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
     floats = [tensor for tensor in graph.program.tensors.values() if tensor.is_floating_point()]
     precision = max(torch.finfo(tensor.dtype).eps for tensor in floats)
     return all(error < precision**0.5 for _, error in differences(graph, small, record, inputs))
@@ -104,7 +106,7 @@ def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
 def record_of(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> Record:
     """The cuts of tensors that keep only these units."""
     removed: dict[tuple[str, int], set[int]] = {}
-    roles: dict[tuple[str, int], str] = {}
+    members: dict[tuple[str, int], Member] = {}
     approximate: dict[str, None] = {}
     for name, stay in kept.items():
         group = graph[name]
@@ -115,10 +117,11 @@ def record_of(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> Record:
             place = member.tensor, member.dim
             gone = {index for unit in set(range(group.units)) - units for index in member.indices[unit]}
             removed[place] = removed.get(place, set()) | gone
-            roles[place] = member.role
+            members[place] = member
     cuts = tuple(
-        Cut(tensor, dim, size, tuple(sorted(set(range(size)) - gone)), roles[tensor, dim])
+        Cut(tensor, dim, size, tuple(sorted(set(range(size)) - gone)), member.role, member.gather)
         for (tensor, dim), gone in removed.items()
+        for member in [members[tensor, dim]]
         for size in [graph.program.tensors[tensor].shape[dim]]
         if gone
     )
@@ -176,6 +179,9 @@ def cut_model(model: nn.Module, cuts: Sequence[Cut]) -> nn.Module:
         setattr(module, leaf, replaced[id(old)])
     for owner in dict.fromkeys(cut.tensor.rpartition(".")[0] for cut in cuts):
         resize(small.get_submodule(owner))
+    for cut in cuts:
+        if cut.gather:
+            gather_(small.get_submodule(cut.tensor.rpartition(".")[0]), cut.kept)
     return small
 
 
