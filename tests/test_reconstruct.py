@@ -14,7 +14,7 @@ from workbench.calibrate import Evidence, calibrate
 from workbench.graph.trace import trace
 from workbench.moments import Moments
 from workbench.reconstruct import RIDGES, Repair, reconstruct
-from workbench.repair import Repairer
+from workbench.repair import repair_layer, repaired_tensors
 
 
 def evidence(fit: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor]) -> Evidence:
@@ -195,10 +195,10 @@ def test_a_repair_goes_into_the_bias_or_the_norm_behind(bias: bool) -> None:
     model[3].running_mean.normal_()
     x = torch.rand(64, 3, 4, 4, dtype=torch.float64)
     graph = trace(model, x)
-    repairer = Repairer.of(graph.layers[1], graph)
-    assert repairer.mean == (None if bias else "3.running_mean")
-    repair = repairer.repair(graph.program.tensors, range(4), calibrate(graph, [x]).layers["2"])
-    changed = repairer.tensors(repair, graph.program.tensors)
+    layer = graph.layers[1]
+    assert layer.mean == (None if bias else "3.running_mean")
+    repair = repair_layer(layer, graph.program.tensors, range(4), calibrate(graph, [x]).layers["2"])
+    changed = repaired_tensors(layer, repair, graph.program.tensors)
     constant = "2.bias" if bias else "3.running_mean"
     assert changed.keys() == {"2.weight", constant}
     with torch.no_grad():
@@ -221,4 +221,4 @@ def test_a_norm_that_two_layers_share_is_not_changed() -> None:
             return self.norm(self.a(x)) * self.norm(self.b(x))
 
     graph = trace(Shared(), torch.rand(2, 3, 4, 4))
-    assert [Repairer.of(layer, graph).mean for layer in graph.layers] == [None, None, None]
+    assert [layer.mean for layer in graph.layers] == [None, None, None]

@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
+from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
-from workbench.repair import Repairer, kept_columns, set_tensors_
+from workbench.repair import kept_columns, repair_layer, repaired_tensors
 
 
 @dataclass(frozen=True)
@@ -107,15 +108,12 @@ class _Pair:
         if reader.patches.input not in self.small[0] and len(columns) == layer.shape[1:].numel():
             return  # nothing before it changed, and it loses nothing
         evidence = self._evidence(reader)
-        repairer = Repairer.of(layer, self.graph)
-        repair = repairer.repair(self.program.tensors, columns, evidence)
+        repair = repair_layer(layer, self.program.tensors, columns, evidence)
         self.repairs[layer.name] = repair
-        self.tensors |= repairer.tensors(repair, self.program.tensors)
+        self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}
         for small in self.small:
-            small |= {
-                placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, repairer.mean) if name
-            }
+            small |= {placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, layer.mean) if name}
 
     def _evidence(self, reader: Reader) -> Evidence:
         evidence, first = reader.empty(), 0

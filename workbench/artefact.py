@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from workbench.graph.inputs import Inputs
 from workbench.graph.record import Cut, Record, recorded, remember
+from workbench.graph.tensors import own_tensors
 from workbench.graph.trace import trace
 from workbench.graph.winnow import cut_model, rebuilt
 
@@ -97,7 +98,7 @@ def _rebuilt(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> nn.Modu
     """The smaller model with the original's values."""
     cuts = tuple(Cut(**{**cut, "kept": tuple(cut["kept"])}) for cut in plan["cuts"])
     record = Record(cuts, tuple(plan["approximate"]), plan["rewritten"])
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    own = own_tensors(model)
     graph = trace(model, reference_inputs(folder)) if record.rewritten else None
     shapes = {name: tensor.shape for name, tensor in (own if graph is None else graph.program.tensors).items()}
     for cut in cuts:

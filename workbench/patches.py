@@ -33,14 +33,13 @@ class Patches:
         """Read from the node of a layer."""
         node = next(node for node in program.nodes if node.name == layer.node)
         arguments = bind(node, node.args, node.kwargs)
-        source = arguments["input"].name
         kernel = tuple(layer.shape[2:])
         if op_name(node) == "linear":
-            return cls((), (), (), (), 1, source)
+            return cls((), (), (), (), 1, layer.source)
         rank = len(kernel)
         return cls(
             kernel, _each(arguments["stride"], rank), _padding(arguments, kernel), _each(arguments["dilation"], rank),
-            arguments["groups"], source,
+            arguments["groups"], layer.source,
         )  # fmt: skip
 
     def positions(self, output: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,8 @@ class Verification:
     """The largest relative difference of any layer's output, and whether it is within the tolerance.
 
     ``approximate`` names norms and reductions over channels some of which left: they are compared with the same ops
-    over the channels that stay, which is not what the original computes.
+    over the channels that stay, which is not what the original computes. ``lost`` says where constant channels left
+    whose contribution no bias could take up.
     """
 
     ok: bool
@@ -31,15 +32,17 @@ class Verification:
     layer: str
     tolerance: float = TOLERANCE
     approximate: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         verdict = "NOT ok" if not self.ok else "ok but approximate" if self.approximate else "ok"
         place = self.layer or "the output"
-        return f"Verification({verdict}: worst {self.worst:.1e} at {place}, allowed {self.tolerance:.0e})"
+        lost = f"; {'; '.join(self.lost)}" if self.lost else ""
+        return f"Verification({verdict}: worst {self.worst:.1e} at {place}, allowed {self.tolerance:.0e}{lost})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"approximate": list(self.approximate)}
+        return asdict(self) | {"approximate": list(self.approximate), "lost": list(self.lost)}
 
 
 def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: Any = None) -> Verification:
@@ -87,7 +90,7 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
         place, error = comparison.worst(inputs, precise=False)
         if error <= LOOSE or not layer:
             layer, worst, tolerance = place, error, LOOSE
-    return Verification(worst <= tolerance, worst, layer, tolerance, record.approximate)
+    return Verification(worst <= tolerance, worst, layer, tolerance, record.approximate, record.lost)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,15 @@ class Cut:
 class Record:
     """What a smaller model remembers of its making, for ``verify`` and ``save``.
 
-    ``approximate`` names the ops whose meaning changed; ``rewritten`` says that its class is not the original's.
+    ``approximate`` names the ops whose meaning changed; ``rewritten`` says that its class is not the original's;
+    ``lost`` says which constant contributions no bias could take up.
     """
 
     cuts: tuple[Cut, ...]
     approximate: tuple[str, ...] = ()
     rewritten: bool = False
     submodule: str = ""  # the part that was made smaller
+    lost: tuple[str, ...] = ()
 
 
 RECORD = "winnowed"

@@ -131,12 +131,12 @@ class _Writer:
 
     def _node(self, node: Node) -> Any:
         """What stands for an operation; a layer that gathers is given what it reads."""
-        weight = bind(node, node.args, node.kwargs).get("weight") if self.gathered else None
+        arguments = bind(node, node.args, node.kwargs) if self.gathered else {}
+        weight, source = arguments.get("weight"), arguments.get("input")
         kept = self.gathered.get(self.program.state.get(weight.name, "")) if isinstance(weight, Node) else None
-        if kept is None:
+        if kept is None or not isinstance(weight, Node) or not isinstance(source, Node):
             return self._written(node)
-        source = bind(node, node.args, node.kwargs)["input"]
-        whole, dim = self._value(source), channel_dim(node, self.run.shapes[source.name])
+        whole, dim = self._value(source), len(self.run.shapes[source.name]) - len(self.run.shapes[weight.name]) + 1
         self.values[source.name] = self._selected(whole, {dim: torch.tensor(kept)})
         written = self._written(node)
         self.values[source.name] = whole
@@ -338,12 +338,6 @@ class _Writer:
 
     def _refuse(self, node: Node, why: str) -> NoReturn:
         raise Refused(op_name(node), layer_of(node), why, REMEDY)
-
-
-def channel_dim(node: Node, shape: Sequence[int]) -> int:
-    """The dimension along which a layer sums over its input."""
-    op = op_name(node)
-    return len(shape) - 1 if op == "linear" else len(shape) - 1 - int(op[-2])  # conv2d: before two of places
 
 
 def move_places(target: Any, arguments: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.fx import Node
 
 from workbench.errors import Refused
 from workbench.graph.gather import with_gathers
@@ -29,7 +30,11 @@ LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
 
 @dataclass(frozen=True)
 class Layer:
-    """An operation with a weight: where it is, and which dimensions of the weight are outputs and inputs."""
+    """An operation with a weight: where it is, and which dimensions of the weight are outputs and inputs.
+
+    A layer without bias may stand before a BN, whose running ``mean`` can take one up: the BN subtracts it, so that a
+    bias of b is the same as a mean lower by b.
+    """
 
     name: str
     op: str
@@ -38,7 +43,14 @@ class Layer:
     bias: str | None
     shape: torch.Size  # of the weight: out, in / groups, kernel...
     positions: int  # how many times a sample the weight is applied
+    source: str  # the value that it reads
     groups: int = 1
+    mean: str | None = None
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the channels, of what it reads and of what it makes, from the last: -3 of a conv2d."""
+        return 1 - len(self.shape)
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,19 @@ def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Lay
         positions = out.numel() // samples // shape[0]  # not out[0]: a forward may fold time into the batch
         found.append(
             Layer(
-                layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments.get("groups", 1)
+                layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments["input"].name,
+                arguments.get("groups", 1), None if bias else _mean_behind(node, program),
             )
-        )
+        )  # fmt: skip
     return tuple(found)
+
+
+def _mean_behind(node: Node, program: Program) -> str | None:
+    """The running mean of the BN that alone reads an operation, where it is no other's, too."""
+    from workbench.graph.call import bind, is_batch_norm
+
+    users = list(node.users)
+    if len(users) != 1 or not is_batch_norm(users[0]):
+        return None
+    mean = bind(users[0], users[0].args, users[0].kwargs)["running_mean"]
+    return program.state.get(mean.name) if len(mean.users) == 1 else None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from workbench.errors import Refused
 from workbench.graph.comparison import differences
+from workbench.graph.fold import fold
 from workbench.graph.gather import gather_
 from workbench.graph.groups import Member
 from workbench.graph.masked import survivors
@@ -25,6 +26,7 @@ from workbench.graph.part import with_part
 from workbench.graph.record import Cut, Record, recorded, remember
 from workbench.graph.resize import resize
 from workbench.graph.rewrite import rewrite
+from workbench.graph.tensors import set_tensors_, tensors_of
 
 if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 def winnow(graph: ChannelGraph, kept: Mapping[str, Sequence[int]]) -> nn.Module:
     """A new model with only the kept units; groups that are not named stay whole. The caller's model is untouched.
 
-    Its class is the original's where the forward follows its tensors, else a ``torch.fx.GraphModule``.
+    Its class is the original's where the forward follows its tensors, else a ``torch.fx.GraphModule``. What constant
+    channels contribute (behind a BN with scale 0) moves into the biases of the layers that read them where that is
+    exact; ``verify`` lists where it is not.
 
     Raises
     ------
@@ -64,6 +68,11 @@ def smaller(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
     """A smaller copy of a model: of the graph's own, or of one with other values in the same tensors."""
     if not record.cuts:
         return remember(copy.deepcopy(model), record)
+    biases, lost = fold(graph, tensors_of(model, graph), record.cuts)
+    record = replace(record, lost=lost)
+    if biases:
+        model = copy.deepcopy(model)
+        set_tensors_(model, biases)
     shrunk = _shrunk(graph, model, record)
     if shrunk is not None:
         return remember(shrunk, record)
@@ -141,12 +150,6 @@ def _checked(name: str, count: int, stay: Sequence[int]) -> set[int]:
     if not units:
         raise ValueError(f"group {name!r} would lose all its {count} units; keep at least one")
     return units
-
-
-def tensors_of(model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """The tensors of a program's names in a model of that class; constants are the program's."""
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    return {name: own.get(name, tensor) for name, tensor in graph.program.tensors.items()}
 
 
 def _cut(tensors: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, Tensor]:

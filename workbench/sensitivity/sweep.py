@@ -27,10 +27,11 @@ from workbench.graph.modes import evaluating
 from workbench.graph.program import Program, Values
 from workbench.graph.record import Cut
 from workbench.graph.survivors import Survivors
+from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.graph.winnow import record_of
 from workbench.reconstruct import RIDGES
-from workbench.repair import Repairer, kept_columns, set_tensors_
+from workbench.repair import kept_columns, repair_layer, repaired_tensors
 from workbench.select import Criterion, Elimination, GroupView, Path
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import with_predictions
@@ -119,13 +120,13 @@ def _repaired(
 ) -> dict[int, dict[str, Tensor]]:
     """A layer's tensors at every width, by the columns that it keeps there."""
     tensors = graph.program.tensors
-    repairer, evidence = Repairer.of(layer, graph), statistics.layers[layer.name]
+    evidence = statistics.layers[layer.name]
     widths = sorted(columns)
     # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
-    ridge = repairer.repair(tensors, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
+    ridge = repair_layer(layer, tensors, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
     ridges = RIDGES if ridge is None else [ridge]
     return {
-        kept: repairer.tensors(repairer.repair(tensors, stay, evidence, ridges), tensors)
+        kept: repaired_tensors(layer, repair_layer(layer, tensors, stay, evidence, ridges), tensors)
         for kept, stay in columns.items()
     }
 
