@@ -20,8 +20,8 @@ from tests.models import TOYS, Toy, call
 from workbench import trace
 from workbench.calibrate import calibrate
 from workbench.evaluation import Evaluation, whole_score
+from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
-from workbench.repair import set_tensors_
 from workbench.select import L2, Elimination, GroupView, Path
 from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity
 from workbench.sensitivity.sweep import _candidates, suffix

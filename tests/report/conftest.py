@@ -76,7 +76,7 @@ def hostile(request: pytest.FixtureRequest, sample: Result) -> tuple[str, Result
     spoiled["groups"][0]["approximate"] = [text]
     spoiled["source"]["versions"] = spoiled["source"]["fingerprints"] = {text: text}
     spoiled["run"]["seconds"] = {text: 1.0}
-    spoiled["verification"] |= {"layer": text, "approximate": [text]}
+    spoiled["verification"] |= {"layer": text, "approximate": [text], "lost": [text]}
     for layer in spoiled["layers"]:
         layer["layer"] = text
     return text, spoiled

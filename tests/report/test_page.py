@@ -115,6 +115,7 @@ def _set(path: str, value: object) -> Callable[[Result], None]:
         (_set("curves.groups", []), "Channels kept"),
         (_set("groups", []), "features.0"),
         (_set("layers", []), "Output error"),
+        (_set("verification.lost", ["4: constant channels"]), "Constants that no bias could take up"),
         (_set("groups.0.approximate", ["LayerNorm over the channels"]), "LayerNorm over the channels"),
     ],
 )

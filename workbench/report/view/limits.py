@@ -33,6 +33,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
             "tolerance": units.power(verification["tolerance"]),
             "margin": _margin(verification["worst"], verification["tolerance"]),
             "approximate": verification["approximate"],
+            "lost": verification.get("lost", []),  # older results have none
         },
     }
 
