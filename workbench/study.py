@@ -35,6 +35,7 @@ class Study:
         float or 1-D; None compares the output with the original's on the calibration data
     test : the score that reports and never chooses; by default ``evaluate``
     gather : layers that pick their input channels while who makes those keeps all, as for ``trace``
+    head_dim : let features of attention heads leave instead of whole heads, as for ``trace``
     criterion : how channels are selected; by default the least-squares elimination path
     seed : of the rows drawn from the calibration data
     name : of the model, for the report
@@ -52,14 +53,14 @@ class Study:
 
     def __init__(
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
-        test: Evaluate | None = None, gather: Sequence[str] | bool = (), criterion: Criterion | None = None,
-        seed: int = 0, name: str | None = None, progress: bool = False,
+        test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
+        criterion: Criterion | None = None, seed: int = 0, name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
         self.evaluate = evaluate if evaluate is not None else Fidelity(self.calibration)
         self.test = test if test is not None else self.evaluate
-        self.gather = gather
+        self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
@@ -73,7 +74,7 @@ class Study:
     def graph(self) -> ChannelGraph:
         """Which channels can leave together."""
         with self._timed("trace"):
-            return trace(self.model, self.example_inputs, gather=self.gather)
+            return trace(self.model, self.example_inputs, gather=self.gather, head_dim=self.head_dim)
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -39,6 +39,7 @@ class Atoms:
     pass: earlier ones may see indices apart that a later op unites.
     """
 
+    head_dim: bool = False  # whether features of attention heads leave, not whole heads
     count: int = 0
     place: tuple[str, str] = ("", "")  # the op whose rule is run, and its layer
     first: np.ndarray | None = None  # atom -> the first atom of its class, after a pass

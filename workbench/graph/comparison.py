@@ -32,10 +32,10 @@ def differences(
     for layer in graph.layers:
         nodes.setdefault(safe(layer.name), []).append(layer.node)
     tensors = masked(widened(graph, small.state_dict(), record), record.cuts)
-    expected, wide = run_masked(graph.program, stays, inputs, tensors, {layer.node for layer in graph.layers}, precise)
     if precise:
-        inputs = inputs.map(lambda t: t.double() if t.is_floating_point() else t)
+        inputs, tensors = inputs.map(_doubled), {name: _doubled(tensor) for name, tensor in tensors.items()}
     with evaluating(small), torch.no_grad(), _recorded(small) as narrow, _double() if precise else nullcontext():
+        expected, wide = run_masked(graph.program, stays, inputs, tensors, {layer.node for layer in graph.layers})
         found = inputs(small)
     for name, values in narrow.items():
         if len(nodes.get(name, ())) == len(values):
@@ -70,6 +70,10 @@ class _InDouble(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map_only(torch.dtype, _double_type, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _double_type(leaf: torch.dtype) -> torch.dtype:

@@ -46,34 +46,31 @@ def masked(tensors: Mapping[str, Tensor], cuts: Sequence[Cut]) -> dict[str, Tens
 @torch.no_grad()
 def run_masked(
     program: Program, stays: Survivors, inputs: Inputs, tensors: Mapping[str, Tensor], watch: Collection[str] = (),
-    precise: bool = False,
 ) -> tuple[Any, Values]:  # fmt: skip
     """What the program returns with masked tensors, and the values of the watched nodes.
 
     Where two activations are multiplied and summed over channels that leave, no tensor of the model can be zero in
-    their stead: one of the activations is. ``precise`` computes in float64 whatever the forward says.
+    their stead: one of the activations is.
     """
     values = program.start(inputs, tensors)
-    if precise:
-        values = {name: _double(value) for name, value in values.items()}
     seen: Values = {}
     for node in program.nodes:
-        values[node.name] = compute_masked(node, values, stays, precise)
+        values[node.name] = compute_masked(node, values, stays)
         if node.name in watch:
             seen[node.name] = values[node.name]
         program.forget(node, values)
     return program.output(values), seen
 
 
-def compute_masked(node: Node, values: Values, stays: Survivors, precise: bool = False) -> Any:
+def compute_masked(node: Node, values: Values, stays: Survivors) -> Any:
     """The value of one node, from the values of a run with masked tensors."""
     atoms = stays.provenance.atoms
     given = {used.name: values[used.name] for used in node.all_input_nodes}
     for name, dim in atoms.products.get(node.name, ()):
         given[name] = _zeroed(given[name], stays.of(name).get(dim), dim)
     if node.name in atoms.altered and stays.lose(node):
-        return _altered(node, given, stays, precise)
-    args, kwargs = _filled((node.args, node.kwargs), given, precise)
+        return _altered(node, given, stays)
+    args, kwargs = _filled((node.args, node.kwargs), given)
     return node.target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
 
 
@@ -84,7 +81,7 @@ def altered_nodes(program: Program, stays: Survivors) -> set[str]:
     return {node.name for node in program.nodes if node.name in suspects and stays.lose(node)}
 
 
-def _altered(node: Node, given: Values, stays: Survivors, precise: bool) -> Any:
+def _altered(node: Node, given: Values, stays: Survivors) -> Any:
     """An op that means something else once indices leave: it is run on what stays, and zeros stand for the rest."""
     arguments = bind(node, node.args, node.kwargs)
     corrector = CORRECTORS.get(op_name(node))
@@ -92,7 +89,7 @@ def _altered(node: Node, given: Values, stays: Survivors, precise: bool) -> Any:
     small = {
         name: compact(value, stays.of(name)) if isinstance(value, Tensor) else value for name, value in given.items()
     }
-    result = node.target(**_filled(arguments, small, precise))  # type: ignore[operator]
+    result = node.target(**_filled(arguments, small))  # type: ignore[operator]
     if not isinstance(result, list | tuple):
         return _spread(result, stays.of(node.name), stays.provenance.run.shapes[node.name])
     shapes = stays.provenance.run.shapes[node.name]
@@ -106,21 +103,15 @@ def _spread(value: Tensor, kept: Kept, shape: Sequence[int]) -> Tensor:
     return value
 
 
-def _filled(arguments: Any, given: Values, precise: bool) -> Any:
+def _filled(arguments: Any, given: Values) -> Any:
     """Arguments with values in the place of nodes."""
 
     def fill(leaf: Any) -> Any:
         if isinstance(leaf, Node):
             return given[leaf.name]
-        if isinstance(leaf, Size):
-            return leaf.now
-        return torch.float64 if precise and isinstance(leaf, torch.dtype) and leaf.is_floating_point else leaf
+        return leaf.now if isinstance(leaf, Size) else leaf
 
     return map_aggregate(arguments, fill)
-
-
-def _double(value: Any) -> Any:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _zeroed(value: Tensor, stay: Tensor | None, dim: int) -> Tensor:

@@ -48,10 +48,10 @@ class Run:
 
 
 @torch.no_grad()
-def follow(program: Program, inputs: Inputs) -> Provenance:
+def follow(program: Program, inputs: Inputs, head_dim: bool = False) -> Provenance:
     """Run the rules of a program until they unite nothing new."""
     run = watch(program, inputs)
-    atoms = Atoms()
+    atoms = Atoms(head_dim)
     owned = _atoms_of_tensors(program, atoms)
     made: dict[str, tuple[Tensor, ...]] = {}  # atoms of tensors that the program makes from nothing
     while True:

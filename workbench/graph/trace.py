@@ -147,8 +147,9 @@ class ChannelGraph:
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, *, submodule: str = "", gather: Sequence[str] | bool = ()
-) -> ChannelGraph:
+    model: nn.Module, example_inputs: Any, *, submodule: str = "", gather: Sequence[str] | bool = (),
+    head_dim: bool = False,
+) -> ChannelGraph:  # fmt: skip
     """Find which channels of a model can leave together.
 
     Parameters
@@ -159,6 +160,8 @@ def trace(
         models that ``torch.export`` cannot follow as a whole
     gather : layers whose input channels shall leave one by one, by an ``index_select`` in front, while who makes them
         keeps all; True for every layer whose inputs cannot leave otherwise
+    head_dim : let features of attention heads leave (the same of all heads and of their keys; rotated ones in pairs)
+        instead of whole heads; scores keep the scale of the original width
 
     Raises
     ------
@@ -178,10 +181,11 @@ def trace(
     """
     inputs = Inputs.of(example_inputs)
     if submodule:
-        part = trace(part_of(model, submodule), seen_inputs(model, submodule, inputs), gather=gather)
+        inside = seen_inputs(model, submodule, inputs)
+        part = trace(part_of(model, submodule), inside, gather=gather, head_dim=head_dim)
         return replace(part, whole=model, submodule=submodule)
     program, traced = _exported(model, inputs)
-    provenance = follow(program, traced)
+    provenance = follow(program, traced, head_dim)
     groups, frozen = find_groups(provenance)
     layers = _layers(program, provenance, traced.batch or 1)
     return with_gathers(ChannelGraph(model, inputs, program, provenance, groups, frozen, layers), gather)

@@ -21,8 +21,10 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
     A letter that the result lacks is summed over: what two operands have there leaves together. A letter that several
     operands and the result share runs along: the same. A label that crosses such a dimension and others keeps whole
     slices of it: of summed dimensions (a head's features), and of the free ones when products of activations run
-    along a batch of heads. What a layer's own weight is summed over is read, its free dimension is made.
+    along a batch of heads; with ``head_dim``, of that batch, so that a feature of all heads is apart. What a layer's
+    own weight is summed over is read, its free dimension is made.
     """
+    features = call.atoms.head_dim and not any(operand.owned for operand in operands)
     counts = Counter(letter for letters in spec for letter in set(letters))
     shared = {letter for letter, count in counts.items() if count > 1 and letter in result}
     found: dict[str, list[tuple[int, Tensor]]] = {}
@@ -31,6 +33,8 @@ def contract(call: Call, operands: Sequence[Operand], spec: Sequence[str], resul
         summed = {dim for dim, letter in enumerate(letters) if letter not in result}
         batch = {dim for dim, letter in enumerate(letters) if letter in shared}
         for label in operand.labels:
+            if features and set(varied(label)) & batch and set(varied(label)) - batch:
+                label = _reduced(call, label, batch)
             if set(varied(label)) - summed:
                 label = _reduced(call, label, summed)  # the same label, of whole slices
             if set(varied(label)) & batch and set(varied(label)) - batch:
