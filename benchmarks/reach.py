@@ -88,7 +88,7 @@ def _timm(names: list[str]) -> Case:
     model = timm.create_model(name)
     shape = model.default_cfg.get("test_input_size") or model.default_cfg["input_size"]
     fixed = model.default_cfg.get("fixed_input_size", False)
-    side = shape[1] if fixed or shape[1] < 224 else 224
+    side = shape[1] if fixed or shape[1] <= 256 else 224
     return lambda: model, (torch.rand(2, shape[0], side, side),), None
 
 

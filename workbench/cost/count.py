@@ -60,7 +60,7 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     """
     inputs = Inputs.of(example_inputs)
     there = inputs.to(torch.device("meta"))  # before anything is counted
-    on_meta = copy.deepcopy(model).to("meta").eval()
+    on_meta = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
     flops, writes = FlopCounterMode(display=False), _Writes()
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

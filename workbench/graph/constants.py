@@ -41,6 +41,10 @@ class Site:
         """The op's name."""
         return op_name(self.node)
 
+    def number(self, given: Any) -> Any:
+        """An argument as the number that it was at the batch of the example."""
+        return self.survivors.provenance.run.numbers[given.name] if isinstance(given, Node) else given
+
     @property
     def shape(self) -> list[int]:
         """What stays of the result."""
@@ -93,13 +97,17 @@ def parts(site: Site) -> dict[str, Any]:
 
 @corrects("slice", "slice_scatter")
 def window(site: Site) -> dict[str, Any]:
-    """Start and end count what stays before them."""
+    """Start and end count what stays before them; "from the first" and "to the last" hold at any size."""
     dim, size = _dim(site, "self")
     kept = site.kept("self", dim)
-    if kept is None:
-        return {}
-    start, end = (_place(site.arguments[name], size, default) for name, default in (("start", 0), ("end", size)))
-    return {"start": int((kept < start).sum()), "end": int((kept < end).sum())}
+    changed: dict[str, Any] = {}
+    for name, default in (("start", 0), ("end", size)):
+        given = site.arguments[name]
+        place = _place(site.number(given), size, default)
+        if kept is not None and place != default:
+            now = int((kept < place).sum())
+            changed[name] = Size(given, now) if isinstance(given, Node) else now
+    return changed
 
 
 @corrects("select", "select_scatter")

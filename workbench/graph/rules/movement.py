@@ -94,11 +94,17 @@ def _widened(call: Call, before: Sequence[int]) -> list[Tensor]:
 
 
 def _arrived(call: Call, labels: list[Tensor]) -> Labels:
-    """The labels of what was moved. An index that is taken alone cannot leave."""
+    """The labels of what was moved. An index that is taken alone cannot leave; of two in one place, the first can."""
+    kept: dict[tuple[int, ...], Tensor] = {}
     for label in labels:
-        if label.numel() and squash(label) is None:
+        thin = squash(label)
+        if thin is None and label.numel():
             call.freeze(label, "it takes this index alone", KEEP)
-    return squashed(labels)
+        elif thin is not None and varied(thin) in kept:
+            call.freeze(thin, "it joins them with other indices, which can leave", KEEP)
+        elif thin is not None:
+            kept[varied(thin)] = thin
+    return tuple(kept.values())
 
 
 @rule(*SPLITS)
