@@ -2,8 +2,8 @@
 
 Both remove 30 % of the channels of everything they find, the classifier's outputs left out; Torch-Pruning by its
 MagnitudePruner, Workbench at random and with its own check included. A model counts as run where the smaller one
-answers with the original's output shapes and fewer MACs. Needs `pip install torch-pruning==1.6.1`. Each run is a process with a
-time limit.
+answers with the original's output shapes and fewer MACs. Needs `pip install torch-pruning==1.6.1`. Each run is a
+process with a time limit.
 """
 
 from __future__ import annotations

@@ -110,6 +110,23 @@ class Attention(nn.Module):
         return self.head(x + self.out(y.transpose(1, 2).reshape(batch, length, -1)))
 
 
+class MultiQuery(nn.Module):
+    """Four heads of queries on one of keys and values; ``window`` joins batch and heads and takes a slice of both."""
+
+    def __init__(self, window: bool = False):
+        super().__init__()
+        self.q, self.k, self.v, self.out = nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(8, 2), nn.Linear(8, 3)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        q = self.q(x).unflatten(-1, (4, 2)).transpose(1, 2)
+        k, v = self.k(x)[:, None].expand(-1, 4, -1, -1), self.v(x)[:, None].expand(-1, 4, -1, -1)
+        if self.window:
+            q = q.flatten(0, 1)[: 4 * batch].unflatten(0, (batch, -1))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, 8))
+
+
 class Module(nn.Module):
     """A network around one module that is called by a function of itself and the hidden values."""
 
@@ -581,6 +598,52 @@ CONSTRUCTS: tuple[Construct, ...] = tuple(
             image(4, 5),
             {"hidden*": 8, "body.self_attn": 2, "body.linear1": 16},
         ),
+        ("many queries on one key head", MultiQuery, image(4, 8), {"q": 4}),
+        ("a window of the batch of heads", lambda: MultiQuery(window=True), image(4, 8), {"q": 4}),
+        (
+            "patches with padding",
+            conv(
+                lambda m, x: m.body(F.unfold(x, 3, padding=1).transpose(1, 2)).transpose(1, 2).unflatten(2, (6, 6)),
+                body=lambda: nn.Linear(72, 8),
+            ),
+            image(3, 6, 6),
+            {"hidden": 8, "body": 8},
+        ),
+        (
+            "patches added up again",
+            conv(lambda m, x: F.fold(F.unfold(x, 2, stride=2) * 2, 6, 2, stride=2)),
+            image(3, 6, 6),
+            {"hidden": 8},
+        ),
+        (
+            "blocks of inputs with one output each",
+            conv(lambda m, x: m.body(x), out=4, body=lambda: nn.Conv2d(8, 4, 3, padding=1, groups=4)),
+            image(3, 6, 6),
+            {"hidden": 4},
+        ),
+        (
+            "transposed blocks with one output each",
+            conv(lambda m, x: m.body(x), out=4, body=lambda: nn.ConvTranspose2d(8, 4, 3, padding=1, groups=4)),
+            image(3, 6, 6),
+            {"hidden": 4},
+        ),
+        (
+            "a concatenation with one fixed channel, gated",
+            conv(
+                lambda m, x: (lambda y: y * m.gate(y).sigmoid())(torch.cat([x[:, :1], m.other(x)], 1)),
+                out=7,
+                other=lambda: nn.Conv2d(8, 6, 1),
+                gate=lambda: nn.Conv2d(7, 7, 1),
+            ),
+            image(3, 6, 6),
+            {"hidden": 7, "other": 6},
+        ),
+        (
+            "the batch by its length",
+            lambda: Module(nn.Linear(8, 8), lambda b, x: b(x).view(len(x), -1, 8).reshape(len(x), 16), out=16),
+            image(2, 5),
+            {"hidden": 8, "body": 8},
+        ),
         (
             "lstm",
             lambda: Module(nn.LSTM(8, 6, batch_first=True), lambda b, x: b(x)[0], out=6),
@@ -746,7 +809,7 @@ CONSTRUCTS: tuple[Construct, ...] = tuple(
                 lambda m, x: (x[:, :, None] * m.other(x)[:, None, :]).flatten(1), out=24, other=lambda: nn.Linear(8, 3)
             ),
             image(5),
-            {},
+            {"hidden": 8},
         ),
         (
             "correlation of features",

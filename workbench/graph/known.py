@@ -77,19 +77,21 @@ class Known:
         if op in BINARY:
             return self._combined(node)
         if op in JOINED and not any(used.name in self.moving for used in node.all_input_nodes[1:] if op in BY_PLACES):
-            return self._run(node, self.moving)
+            try:
+                return self._run(node, self.moving)
+            except RuntimeError:  # it wants other numbers than these: then all may differ
+                pass
         return _like(self.values[node.name], 1.0)
 
     def _run(self, node: Node, instead: Values) -> Any:
         """The node on other tensors; floating-point ones that are not given are zero."""
 
         def value(used: Node) -> Any:
-            own = self.values[used.name]
-            return instead.get(used.name, _like(own, 0.0))
+            found = instead.get(used.name, _like(self.values[used.name], 0.0))
+            return found.contiguous() if isinstance(found, Tensor) else found  # so that any view of it can be had
 
         args, kwargs = map_arg((node.args, node.kwargs), value)
-        target = torch.ops.aten.reshape.default if op_name(node) == "view" else node.target  # strides may differ
-        return target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
+        return node.target(*args, **kwargs)  # type: ignore[operator]  # call_function targets are callables
 
     def _summed(self, node: Node) -> Any:
         weight = bind(node, node.args, node.kwargs)["weight"].name

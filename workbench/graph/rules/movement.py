@@ -18,6 +18,7 @@ flip roll pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle m
 diagonal rot90 unfold im2col view_as expand_as broadcast_to tile _reshape_alias mT""".split()
 SPLITS = "split split_with_sizes chunk unbind tensor_split".split()
 BY_PLACES = "index_select gather index embedding take_along_dim".split()
+PRODUCTS = "scaled_dot_product_attention matmul bmm einsum".split()
 KEEP = "keep the layer that makes it at full width"
 
 
@@ -82,7 +83,7 @@ def _widened(call: Call, before: Sequence[int]) -> list[Tensor]:
     """A dimension that ``expand`` makes just to be combined may have any size: indices leave with what they meet."""
     from workbench.graph.rules.elementwise import BINARY
 
-    if any(op_name(user) not in BINARY for user in call.node.users):
+    if any(op_name(user) not in (*BINARY, *PRODUCTS) for user in call.node.users):
         return []
     value = call.node.meta["val"]
     new = value.ndim - len(before)
