@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.models import BY_NAME, drawn
 from workbench import Verification, trace, verify
@@ -152,3 +152,20 @@ def test_constant_inputs_hide_nothing() -> None:
     assert verify(model, small, zeros).ok
     small[0].register_forward_hook(lambda layer, inputs, output: output.flip(1))
     assert not verify(model, small, zeros).ok
+
+
+@pytest.mark.parametrize("made", ["attribute", "in the forward"])
+def test_what_has_its_own_precision_is_compared_in_float64_too(made: str) -> None:
+    class Offset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.mix = nn.Linear(4, 6), nn.Linear(6, 2), torch.linspace(0, 1, 9).view(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mix = self.mix if made == "attribute" else torch.linspace(0, 1, 9).view(3, 3)
+            return self.b(mix @ torch.sin(self.a(x)))
+
+    model, x = Offset().eval(), torch.randn(2, 3, 4)
+    check = verify(model, trace(model, x).winnow({"a": [0, 2, 5]}), x)
+    assert check.ok
+    assert check.tolerance == 1e-10

@@ -69,6 +69,8 @@ class _InDouble(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = pytree.tree_map_only(torch.dtype, _double_type, (args, kwargs or {}))
+        if not func._schema.is_mutable:  # a tensor that is no buffer has the precision it was made with
+            args, kwargs = pytree.tree_map_only(Tensor, _doubled, (args, kwargs))
         return func(*args, **kwargs)
 
 
