@@ -135,3 +135,11 @@ def test_a_cost_prints_itself() -> None:
     cost = Cost(12_345_678, 65_432, 100, 50, ("aten.fft",))
     assert repr(cost) == "Cost(12.35 M MACs, 0.065 M parameters)"
     assert cost.to_dict()["not_counted"] == ["aten.fft"]
+
+
+def test_a_forward_that_looks_at_values_is_run_for_real() -> None:
+    class Looking(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.sum().item() < 1e9 else x
+
+    assert count(Looking(4, 8), torch.zeros(2, 4)).macs == 32

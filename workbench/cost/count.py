@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from workbench.graph.inputs import Inputs
+from workbench.graph.inputs import Inputs, device_of
 
 # Ops that compute, yet cost nothing worth counting beside the multiplications of a layer.
 CHEAP = """add sub mul div relu relu_ gelu silu sigmoid hardtanh hardtanh_ hardswish hardsigmoid clamp native_batch_norm
@@ -48,7 +48,7 @@ class Cost:
 
 
 def count(model: nn.Module, example_inputs: Any) -> Cost:
-    """Count a model on the meta device: no arithmetic is done, no memory taken.
+    """Count a model on the meta device: no arithmetic is done, no memory taken, unless its forward looks at values.
 
     MACs are those of torch's FlopCounterMode, halved, with attention and the transformer's fast path taken apart into
     products it can count.
@@ -59,20 +59,10 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     13824
     """
     inputs = Inputs.of(example_inputs)
-    there = inputs.to(torch.device("meta"))  # before anything is counted
-    on_meta = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
-    flops, writes = FlopCounterMode(display=False), _Writes()
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with (
-            torch.device("meta"),  # a forward may make tensors of its own
-            torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes,
-        ):  # fmt: skip
-            warnings.simplefilter("ignore")  # on meta, torch warns of a mismatch that the kernel choice already settles
-            on_meta(*there.args, **there.kwargs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        flops, writes = _run(model, inputs, torch.device("meta"))
+    except RuntimeError:  # the forward looks at values, which nothing on meta has: it is run for real
+        flops, writes = _run(model, inputs, device_of(model.parameters()))
     batch = inputs.batch or 1
     return Cost(
         macs=flops.get_total_flops() // 2 // batch,
@@ -81,6 +71,25 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
         peak_activation_bytes=writes.peak // batch,
         not_counted=tuple(sorted(writes.uncounted)),
     )
+
+
+def _run(model: nn.Module, inputs: Inputs, device: torch.device) -> tuple[FlopCounterMode, _Writes]:
+    """A copy of the model, watched while it runs there."""
+    there = inputs.to(device)  # before anything is counted
+    copied = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+    flops, writes = FlopCounterMode(display=False), _Writes()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            device,  # a forward may make tensors of its own
+            torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings(), flops, writes,
+        ):  # fmt: skip
+            warnings.simplefilter("ignore")  # on meta, torch warns of a mismatch that the kernel choice already settles
+            copied(*there.args, **there.kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return flops, writes
 
 
 class _Writes(TorchDispatchMode):
