@@ -66,6 +66,7 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
 
     Examples
     --------
+    >>> import torch
     >>> model, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(4, 3)
     >>> verify(model, trace(model, x).winnow({"0": range(5)}), x).ok
     True

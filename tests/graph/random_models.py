@@ -91,6 +91,10 @@ class Transposed(Step):
 
 
 class Norm(Step):
+    @staticmethod
+    def fits(shape: Shape) -> bool:
+        return shape.image and shape.size > 1  # an instance norm wants several places
+
     def build(self, before: Shape, draw: random.Random) -> None:
         kinds = [nn.BatchNorm2d(before.width), nn.InstanceNorm2d(before.width, affine=True),
                  nn.GroupNorm(divisor(draw, before.width), before.width)]  # fmt: skip
