@@ -20,20 +20,7 @@ from workbench.graph.rules.elementwise import BINARY, UNARY
 from workbench.graph.rules.movement import BY_PLACES, MOVES, SPLITS
 from workbench.graph.rules.reduction import POOLS
 
-JOINED = (
-    *MOVES,
-    *SPLITS,
-    *BY_PLACES,
-    *POOLS,
-    "cat",
-    "concat",
-    "stack",
-    "constant_pad_nd",
-    "pad",
-    "getitem",
-    "mean",
-    "sum",
-)
+JOINED = (*MOVES, *SPLITS, *BY_PLACES, *POOLS, *"cat concat stack constant_pad_nd pad getitem mean sum".split())
 LINEAR = ("linear", *(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)))
 NORMS = "batch_norm _native_batch_norm_legit_no_training layer_norm rms_norm group_norm instance_norm".split()
 

@@ -17,6 +17,7 @@ from workbench.graph.chance import marked
 from workbench.graph.exporting import exported, is_free, refusing
 from workbench.graph.functional import functional
 from workbench.graph.inputs import Inputs, device_of
+from workbench.graph.tensors import own_tensors
 
 Values = dict[str, Any]  # what each node computed, by the node's name
 
@@ -115,7 +116,7 @@ def from_exported(program: ExportedProgram, model: nn.Module) -> Program:
     signature = program.graph_signature
     state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
              **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
-    own = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    own = own_tensors(model)
     tensors = {name: own[name] if name in own else program.constants[name] for name in state.values()}
     graph = program.graph_module.graph
     returned = cast(Sequence[Any], graph.output_node().args[0])[-len(signature.user_outputs) :]  # after written buffers

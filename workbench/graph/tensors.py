@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from workbench.graph.trace import ChannelGraph
+if TYPE_CHECKING:
+    from workbench.graph.trace import ChannelGraph
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -200,7 +200,9 @@ def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
         if inputs.batch in (None, 2):
             raise
         return export(model, inputs), inputs
-    return (program, twice) if program.any_batch else (export(model, inputs), inputs)
+    if program.any_batch or inputs.batch in (None, 2):
+        return program, twice
+    return export(model, inputs), inputs
 
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
