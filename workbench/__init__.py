@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
     from workbench.plan import Plan
+    from workbench.refine import Refined, Refinement
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
     from workbench.study import Study, compress
@@ -39,6 +40,7 @@ _HOMES = {
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
     "workbench.plan": ("Plan",),
+    "workbench.refine": ("Refined", "Refinement"),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
     "workbench.study": ("Study", "compress"),
@@ -48,8 +50,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Frozen", "Layer", "Member", "Plan",
-    "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data",
-    "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
+    "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable",
+    "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

@@ -25,22 +25,24 @@ from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
+from workbench.refine import Refined, Refinement
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
 
 
 @dataclass(frozen=True)
 class Applied:
-    """The smaller model, and how the layers were repaired, by name."""
+    """The smaller model, how the layers were repaired, by name, and what the joint refinement then gained."""
 
     model: nn.Module
     repairs: dict[str, Repair]
+    refined: Refined | None = None
 
 
 def apply(
-    graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, rows: int = ROWS, seed: int = 0,
-    progress: bool = False,
+    graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, refine: Refinement | None = None,
+    rows: int = ROWS, seed: int = 0, progress: bool = False,
 ) -> Applied:  # fmt: skip
-    """Make the smaller model that a plan describes.
+    """Make the smaller model that a plan describes: repaired layer by layer, then all layers together with ``refine``.
 
     Raises
     ------
@@ -53,11 +55,15 @@ def apply(
         raise ValueError(
             f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
         )
+    batches = Batches.of(calibration)
     with torch.no_grad():
-        tensors, repairs = _Pair(graph, plan, Batches.of(calibration), rows, seed).run(progress)
+        tensors, repairs = _Pair(graph, plan, batches, rows, seed).run(progress)
     repaired = copy.deepcopy(graph.model)
     set_tensors_(repaired, tensors)
-    return Applied(smaller(graph, repaired, record_of(graph, plan.kept)), repairs)
+    small = smaller(graph, repaired, record_of(graph, plan.kept))
+    if refine is None or not plan.cut:
+        return Applied(small, repairs)
+    return Applied(small, repairs, refine.apply_(graph, small, batches, seed=seed, progress=progress))
 
 
 class _Pair:

@@ -79,11 +79,19 @@ def _add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def _add_refine_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--refine", type=int, default=300, metavar="STEPS",
+        help="steps in which all layers are refined together after the repair; 0: none (default 300)",
+    )  # fmt: skip
+
+
 def _add_demo(commands: Any) -> None:
     command = _command(commands, "demo", compress, "compress a shipped network to half its MACs and write the report")
     command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(NAMES)} (default vgg)")
     command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
     command.set_defaults(budget="macs=0.5")
+    _add_refine_option(command)
     _add_search_options(command)
 
 
@@ -101,6 +109,7 @@ def _add_compress(commands: Any) -> None:
         "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
     )
     command.add_argument("--out", type=Path, required=True, help=OUT)
+    _add_refine_option(command)
     _add_search_options(command)
 
 
@@ -127,9 +136,10 @@ def _add_export(commands: Any) -> None:
 def compress(given: argparse.Namespace) -> int:
     """Compress one network of the zoo and save the result."""
     from workbench.allocate.budget import Budget
+    from workbench.refine import Refinement
 
     budget = Budget.parse(given.budget)
-    study = _study(given)
+    study = _study(given, refine=Refinement(given.refine) if given.refine else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
     result = study.compress(budget)
@@ -201,10 +211,10 @@ def export(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _study(given: argparse.Namespace) -> Study:
+def _study(given: argparse.Namespace, **options: Any) -> Study:
     from workbench.zoo.task import study
 
-    return study(given.model, seed=given.seed, progress=not given.quiet)
+    return study(given.model, seed=given.seed, progress=not given.quiet, **options)
 
 
 def _print_result(result: Result, given: argparse.Namespace) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.graph.call import bind, op_name
 from workbench.graph.program import Program
@@ -41,6 +42,22 @@ class Patches:
             kernel, _each(arguments["stride"], rank), _padding(arguments, kernel), _each(arguments["dilation"], rank),
             arguments["groups"], layer.source,
         )  # fmt: skip
+
+    @classmethod
+    def of_module(cls, module: nn.modules.conv._ConvNd | nn.Linear) -> Patches:
+        """Read from a module; what pads other than zeros is taken to pad zeros."""
+        if isinstance(module, nn.Linear):
+            return cls((), (), (), (), 1, "")
+        kernel = tuple(module.weight.shape[2:])
+        padding = _padding({"padding": module.padding, "dilation": module.dilation}, kernel)
+        return cls(kernel, module.stride, padding, module.dilation, module.groups, "")
+
+    def places(self, inputs: Tensor) -> int:
+        """How often the weight is applied to one sample."""
+        if not self.kernel:
+            return inputs[0].numel() // inputs.shape[-1]
+        sides = zip(inputs.shape[2:], self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return prod((size + sum(pad) - (kernel - 1) * gap - 1) // step + 1 for size, kernel, step, pad, gap in sides)
 
     def positions(self, output: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """At most ``count`` places of an output a sample, drawn without repeats, in order."""

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from workbench.graph.modes import evaluating
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
+from workbench.refine import Refined
 from workbench.sensitivity import SensitivityCurves
 from workbench.verification import Verification, verify
 
@@ -91,6 +92,7 @@ class Result:
     verification: Verification
     graph: ChannelGraph = field(repr=False)
     repairs: Mapping[str, Repair] = field(repr=False)
+    refined: Refined | None = field(repr=False)
     curves: SensitivityCurves | None = field(repr=False)
     source: Source = field(repr=False)
 
@@ -137,6 +139,7 @@ class Result:
             "layers": self.layers(),
             "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
             "frozen": [frozen.to_dict() for frozen in self.graph.frozen],
+            "refinement": asdict(self.refined) | {"kept": self.refined.kept} if self.refined else None,
             "verification": self.verification.to_dict(),
             "source": {
                 "seed": self.source.seed, "method": self.source.method, "calibration": self.source.calibration,
@@ -196,7 +199,8 @@ def compare(
     small = applied.model
     return Result(
         small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.sample(2)),
-        graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, curves, source,
+        graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
+        source,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.graph.trace import ChannelGraph, trace
 from workbench.plan import Plan, make_plan
+from workbench.refine import Refinement
 from workbench.result import Result, Source, compare
 from workbench.select import Criterion, Elimination
 from workbench.sensitivity import SensitivityCurves, sensitivity
@@ -37,7 +38,9 @@ class Study:
     gather : layers that pick their input channels while who makes those keeps all, as for ``trace``
     head_dim : let features of attention heads leave instead of whole heads, as for ``trace``
     criterion : how channels are selected; by default the least-squares elimination path
-    seed : of the rows drawn from the calibration data
+    refine : how all layers are drawn towards the original together after the repair; None leaves that out, which is
+        faster and loses more
+    seed : of what is drawn from the calibration data
     name : of the model, for the report
     progress : show progress bars
 
@@ -54,7 +57,8 @@ class Study:
     def __init__(
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
-        criterion: Criterion | None = None, seed: int = 0, name: str | None = None, progress: bool = False,
+        criterion: Criterion | None = None, refine: Refinement | None = Refinement(), seed: int = 0,
+        name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -62,6 +66,7 @@ class Study:
         self.test = test if test is not None else self.evaluate
         self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
+        self.refine = refine
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.seconds: dict[str, float] = {}
@@ -106,14 +111,17 @@ class Study:
         if not isinstance(plan, Plan):
             raise TypeError(f"compress takes a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
         with self._timed("apply"):
-            applied = apply(self.graph, plan, self.calibration, seed=self.seed, progress=self.progress)
+            applied = apply(
+                self.graph, plan, self.calibration, refine=self.refine, seed=self.seed, progress=self.progress
+            )
         with self._timed("verify"):
             return compare(self.graph, plan, applied, self.test, self._source(), self._curves)
 
     def _source(self) -> Source:
         curves = self._curves
+        method = ", ".join(map(str, filter(None, [self.criterion, "ridge least squares", self.refine])))
         return Source(
-            self.name, self.seed, f"{self.criterion} and ridge least squares", f"{self.calibration.samples:,} samples",
+            self.name, self.seed, method, f"{self.calibration.samples:,} samples",
             {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}
             | ({"evaluation": curves.fingerprint} if curves else {}), dict(self.seconds),
         )  # fmt: skip

@@ -11,11 +11,11 @@ from workbench.evaluation import Evaluation
 from workbench.study import Study
 
 
-def study(name: str, *, seed: int = 0, progress: bool = False) -> Study:
+def study(name: str, **options: Any) -> Study:
     """A network of the zoo with the embedded data.
 
     Cross-entropy on the "search" images decides, accuracy on the "test" images reports; the calibration images come
-    without labels.
+    without labels. The options are those of ``Study``.
 
     Raises
     ------
@@ -30,8 +30,8 @@ def study(name: str, *, seed: int = 0, progress: bool = False) -> Study:
     model = zoo.load(name)
     images, _ = data.fashion_mnist("calibration")
     return Study(
-        model, images[:1], calibration=images.split(128), evaluate=search_score(), test=test_score(), seed=seed,
-        name=name, progress=progress,
+        model, images[:1], calibration=images.split(128), evaluate=search_score(), test=test_score(), name=name,
+        **options,
     )  # fmt: skip
 
 

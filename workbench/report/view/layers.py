@@ -17,7 +17,23 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
     layers = result["layers"]
     totals = tuple(sum(layer["macs"][side] for layer in layers) for side in (0, 1))
     top = max((layer["macs"][0] for layer in layers), default=0)
-    return {"rows": [_layer(layer, place, strips, totals, top) for layer in layers]}
+    rows = [_layer(layer, place, strips, totals, top) for layer in layers]
+    return {"rows": rows, "refinement": _refinement(result.get("refinement"))}  # older results have none
+
+
+def _refinement(refined: Mapping[str, Any] | None) -> str:
+    """What the joint refinement did, as a sentence."""
+    if refined is None:
+        return ""
+    if refined["failed"]:
+        return f"All layers together could not be refined: {refined['failed']}."
+    before, after = units.percent(refined["before"]), units.percent(refined["after"])
+    steps = f"{refined['steps']} steps of joint refinement"
+    if not refined["kept"]:
+        return (
+            f"{steps} did not lower the error of the model's output on held-out samples ({before}) and were not kept."
+        )
+    return f"{steps} then lowered the error of the model's output on held-out samples from {before} to {after}."
 
 
 def _layer(

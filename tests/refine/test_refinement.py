@@ -1,0 +1,221 @@
+"""Joint refinement: nearer to the original on samples it never saw, or not at all; the caller's models untouched."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.models import TOYS, Toy, call, drawn
+from workbench import Budget, Plan, Refinement, trace, verify
+from workbench.apply import apply
+from workbench.calibrate import Batches
+from workbench.graph.inputs import Inputs
+from workbench.graph.trace import ChannelGraph
+
+QUICK = Refinement(steps=40, batch=32)
+
+
+class Net(nn.Module):
+    """Two convolutions, a BN and a head."""
+
+    def __init__(self, widths: tuple[int, int] = (12, 16)):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, widths[0], 3, padding=1), nn.Conv2d(*widths, 3, padding=1)
+        self.bn, self.head = nn.BatchNorm2d(widths[1]), nn.Linear(16 * widths[1], 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(self.b(self.a(x).relu())).relu()[:, :, ::2, ::2].flatten(1))
+
+
+def net(seed: int = 0) -> tuple[Net, ChannelGraph]:
+    torch.manual_seed(seed)
+    model = Net()
+    return model, trace(model, torch.randn(2, 3, 8, 8))
+
+
+def plan_of(graph: ChannelGraph, kept: dict[str, list[int]]) -> Plan:
+    units = {group.name: group.units for group in graph.groups}
+    whole = {name: tuple(range(count)) for name, count in units.items()}
+    stay = {name: tuple(some) for name, some in kept.items()}
+    return Plan({**whole, **stay}, units, Budget(macs=0.5), 0.0, 0.0, graph.fingerprint)
+
+
+def half(graph: ChannelGraph) -> Plan:
+    return plan_of(graph, {group.name: list(range(group.units // 2)) for group in graph.groups})
+
+
+def smooth(samples: int) -> Tensor:
+    """Images whose pixels depend on each other, as real ones do."""
+    return nn.functional.interpolate(torch.randn(samples, 3, 2, 2), size=8, mode="bilinear")
+
+
+def error(original: nn.Module, small: nn.Module, x: Tensor) -> float:
+    original, small = copy.deepcopy(original).eval(), copy.deepcopy(small).eval()
+    with torch.no_grad():
+        wanted = original(x)
+        return ((small(x) - wanted).square().mean() / wanted.var(correction=0)).item()
+
+
+def test_it_is_nearer_on_fresh_samples() -> None:
+    model, graph = net()
+    data, fresh = smooth(512), smooth(512)
+    plain = apply(graph, half(graph), [data])
+    refined = apply(graph, half(graph), [data], refine=Refinement(steps=200, batch=32, features=0.0))
+    assert refined.refined is not None
+    assert refined.refined.kept
+    assert refined.refined.after < refined.refined.before
+    assert error(model, refined.model, fresh) < 0.8 * error(model, plain.model, fresh)
+
+
+@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
+def test_a_refined_model_is_verified_and_the_callers_is_untouched(toy: Toy) -> None:
+    graph, data = toy.graph, [toy.example(16, 1), toy.example(16, 2)]
+    state = {name: tensor.clone() for name, tensor in graph.model.state_dict().items()}
+    asked = [parameter.requires_grad for parameter in graph.model.parameters()]
+    applied = apply(graph, plan_of(graph, drawn(toy, 1)), data, refine=replace(QUICK, steps=3))
+    assert applied.refined is None or not applied.refined.failed
+    assert verify(graph.model, applied.model, toy.example()).ok
+    assert all(torch.equal(state[name], tensor) for name, tensor in graph.model.state_dict().items())
+    assert [parameter.requires_grad for parameter in applied.model.parameters()] == asked
+    assert all(parameter.grad is None for parameter in (*graph.model.parameters(), *applied.model.parameters()))
+    assert applied.model.training == graph.model.training
+    call(applied.model, toy.example(3))
+
+
+def test_twice_the_same_is_byte_equal() -> None:
+    states = []
+    for _ in range(2):
+        _, graph = net()
+        data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        small = apply(graph, half(graph), [data], refine=replace(QUICK, steps=5), seed=3).model
+        states.append(small.state_dict())
+    assert all(map(torch.equal, states[0].values(), states[1].values()))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 999), samples=st.sampled_from([16, 24, 64]), share=st.floats(0.2, 0.9))
+def test_never_worse_on_fresh_samples(seed: int, samples: int, share: float) -> None:
+    """The mean over nets is below one; no net is more than a twentieth worse."""
+    model, graph = net(seed)
+    kept = {group.name: list(range(max(1, round(share * group.units)))) for group in graph.groups}
+    data, fresh = smooth(samples), smooth(512)
+    plain = apply(graph, plan_of(graph, kept), [data])
+    refined = apply(graph, plan_of(graph, kept), [data], refine=QUICK)
+    assert error(model, refined.model, fresh) <= 1.05 * error(model, plain.model, fresh)
+
+
+def test_what_does_not_help_is_not_kept() -> None:
+    _, graph = net()
+    data = [torch.randn(64, 3, 8, 8)]
+    plain = apply(graph, half(graph), data)
+    wild = apply(graph, half(graph), data, refine=Refinement(steps=5, rate=50.0))
+    assert wild.refined is not None
+    assert not wild.refined.kept
+    assert all(map(torch.equal, plain.model.state_dict().values(), wild.model.state_dict().values()))
+
+
+def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:
+    class Counted(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return super().forward(x)
+
+    torch.manual_seed(0)
+    model = Counted()
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    applied = apply(graph, half(graph), [torch.randn(16, 3, 8, 8)], refine=QUICK)
+    assert applied.refined is not None
+    assert not applied.refined.kept
+    assert "grad" in applied.refined.failed
+
+
+def test_tokens_are_not_blended_and_can_be_refined() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16), nn.Linear(16, 50))
+    graph = trace(model, torch.randint(50, (2, 7)))
+    data = torch.randint(50, (128, 7))
+    applied = apply(graph, half(graph), [data], refine=QUICK)
+    assert applied.refined is not None
+    assert applied.refined.kept
+
+
+def test_a_fixed_batch_is_never_cut() -> None:
+    class Fixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            assert len(x) == 4
+            return super().forward(x.reshape(4, 3, 8, 8))
+
+    torch.manual_seed(0)
+    model = Fixed()
+    graph = trace(model, torch.randn(4, 3, 8, 8))
+    applied = apply(graph, half(graph), list(torch.randn(64, 3, 8, 8).split(4)), refine=QUICK)
+    assert applied.refined is not None
+    assert applied.refined.failed == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"steps": 0}, "steps=0"), ({"rate": 0.0}, "rate above 0"), ({"features": -1.0}, "features >= 0"),
+     ({"batch": 0}, "batch=0"), ({"held_out": 0}, "held_out=0")],
+)  # fmt: skip
+def test_wrong_options_are_named(options: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Refinement(**options)  # type: ignore[arg-type]
+
+
+def test_what_judges_is_never_fitted_to() -> None:
+    from workbench.refine.split import Split
+
+    batches = Batches.of([torch.arange(30.0)[:, None], torch.arange(30.0, 50.0)[:, None]])
+    split = Split(batches, 10, 8, whole=False)
+    judging = torch.cat([inputs.tensors()[0] for inputs in split.judging()])
+    fitted = torch.cat([inputs.tensors()[0] for inputs in split.fitted()])
+    assert len(judging) == 10
+    assert torch.equal(torch.cat([judging, fitted]).sort(0).values, torch.arange(50.0)[:, None])
+    draws = split.forever(torch.Generator().manual_seed(0))
+    drawn_samples = torch.cat([next(draws).tensors()[0] for _ in range(6)])  # 24 and 16 in batches of 8, then anew
+    assert not set(drawn_samples.flatten().tolist()) & set(judging.flatten().tolist())
+
+
+def test_blends_lie_between_the_samples_and_keep_their_places() -> None:
+    from workbench.refine.blend import blended
+
+    images, offsets = torch.rand(64, 3, 9, 9), torch.rand(64, 4)
+    both = Inputs((images,), {"offset": offsets})
+    image, offset = blended(both, torch.Generator().manual_seed(0)).tensors()
+    assert image.shape == images.shape
+    assert (image >= images.amin(0)).all()
+    assert (image <= images.amax(0)).all()
+    changed = (image != images).flatten(1).any(1)
+    assert 16 < changed.sum() < 64  # about three quarters
+    assert ((offset != offsets).any(1) <= changed).all()  # a sample's tensors are mixed alike
+    words = Inputs((torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.long)), {})
+    assert blended(words, torch.Generator().manual_seed(0)) is words
+
+
+def test_bases_are_orthogonal_and_diagonalise_what_is_read() -> None:
+    from workbench.refine.bases import input_bases
+
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 36, 1030))
+    x = torch.randn(64, 4, 8, 8)
+    bases = input_bases(model, [Inputs.of(x)], torch.Generator().manual_seed(0))
+    (conv,), (linear,) = bases[model[0].weight], bases[model[2].weight]
+    assert conv.shape == (2, 18, 18)
+    torch.testing.assert_close(conv.mT @ conv, torch.eye(18).expand(2, 18, 18), atol=1e-5, rtol=0)
+    read = model[:2](x).detach()
+    turned = linear[0].T @ (read.T @ read) @ linear[0]
+    assert (turned - turned.diagonal().diag()).abs().max() < 1e-3 * turned.diagonal().max()
+
+
+def test_a_wide_layer_has_several_bases() -> None:
+    from workbench.refine.bases import input_bases
+
+    model = nn.Sequential(nn.Linear(1500, 2))
+    (found,) = input_bases(model, [Inputs.of(torch.randn(20, 1500))], torch.Generator().manual_seed(0)).values()
+    assert [len(basis[0]) for basis in found] == [750, 750]

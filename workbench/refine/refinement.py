@@ -1,0 +1,148 @@
+"""A few hundred quasi-Newton steps of all layers together, kept where samples that were held out say it helps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from workbench.calibrate import HELD_OUT, Batches
+from workbench.graph.modes import evaluating
+from workbench.graph.record import recorded
+from workbench.graph.trace import ChannelGraph
+from workbench.refine.bases import input_bases
+from workbench.refine.blend import blended
+from workbench.refine.features import Features, floats, relative_error
+from workbench.refine.optimizer import Quasi
+from workbench.refine.split import Split
+
+WARM_UP = 0.2  # share of the steps in which the rate rises
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The output error on held-out samples (mean squared, over the variance of the output) before and after.
+
+    Where it did not fall, or where the refinement ``failed`` and says why, the weights are those before.
+    """
+
+    before: float
+    after: float
+    steps: int
+    failed: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the refined weights are used."""
+        return self.after < self.before
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Draws all layers of the smaller model together towards the original's features and outputs, without labels.
+
+    The loss of a step is the relative squared error of the outputs, and ``features`` times the mean of those of what
+    the layers read. Both models run in eval mode: BN keeps its statistics.
+
+    Parameters
+    ----------
+    steps : how many
+    rate : the largest step, as a share of each parameter's root mean square
+    features : weight of the layers' error beside the output's
+    batch : samples a step, at most
+    held_out : at most this many samples judge and are not fitted to; at most a quarter of all
+    blend : whether samples are mixed with each other, see ``blended``
+
+    Examples
+    --------
+    >>> import workbench as wb
+    >>> study = wb.zoo.task.study("vgg")
+    >>> study.refine
+    Refinement(steps=300, rate=0.03, features=2.0, batch=64, held_out=128, blend=True)
+    """
+
+    steps: int = 300
+    rate: float = 0.03
+    features: float = 2.0
+    batch: int = 64
+    held_out: int = 128
+    blend: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "held_out"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} of a refinement must be at least 1; refine=None is none"
+                )
+        if not self.rate > 0 or self.features < 0:
+            raise ValueError(
+                f"a refinement has a rate above 0, not {self.rate}, and features >= 0, not {self.features}"
+            )
+
+    def apply_(
+        self, graph: ChannelGraph, small: nn.Module, batches: Batches, *, seed: int = 0, progress: bool = False
+    ) -> Refined:
+        """Refine a smaller model in place; where samples that were held out do not gain, it stays as it was."""
+        held_out = min(self.held_out, batches.samples // HELD_OUT)
+        split = Split(batches, held_out, self.batch, whole=not graph.program.any_batch)
+        parameters = [parameter for parameter in small.parameters() if parameter.is_floating_point()]
+        former = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
+        failed = ""
+        with evaluating(graph.model), evaluating(small):
+            before = after = _error(graph.model, small, split)
+            try:
+                self._steps(graph, small, parameters, split, torch.Generator().manual_seed(seed), progress)
+                after = _error(graph.model, small, split)
+            except RuntimeError as error:  # no derivative, or no memory for one: what there was still stands
+                failed = str(error).splitlines()[0]
+        found = Refined(before, after, self.steps, failed)
+        for parameter, (value, asked) in zip(parameters, former, strict=True):
+            parameter.requires_grad_(asked)
+            parameter.grad = None
+            if not found.kept:
+                parameter.data.copy_(value)
+        return found
+
+    def _steps(
+        self, graph: ChannelGraph, small: nn.Module, parameters: Sequence[nn.Parameter], split: Split,
+        generator: torch.Generator, progress: bool,
+    ) -> None:  # fmt: skip
+        record = recorded(small)
+        assert record is not None
+        features = Features(graph, record)
+        quasi = Quasi(parameters, input_bases(small, split.fitted(), generator))
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        draws = split.forever(generator)
+        for number in tqdm(range(self.steps), "refine", disable=not progress, unit="step"):
+            inputs = next(draws)
+            inputs = blended(inputs, generator) if self.blend else inputs
+            with torch.no_grad():
+                wanted = features.original(graph.model, inputs)
+            with torch.enable_grad():
+                outputs, layers = features.errors(wanted, features.smaller(small, inputs))
+                (outputs + self.features * layers).backward()
+            quasi.step(self.rate * _schedule((number + 0.5) / self.steps))
+
+
+def _schedule(progress: float) -> float:
+    """Up in a straight line, down along a cosine."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+@torch.no_grad()
+def _error(original: nn.Module, small: nn.Module, split: Split) -> float:
+    """Mean relative error of the outputs on the samples that judge."""
+    total, samples = 0.0, 0
+    for inputs in split.judging():
+        size = inputs.batch or 1
+        pairs = list(zip(floats(inputs(original)), floats(inputs(small)), strict=True))
+        total += size * sum(relative_error(*pair).item() for pair in pairs) / max(len(pairs), 1)
+        samples += size
+    return total / samples
