@@ -18,6 +18,7 @@ from torch.fx import Node
 from tqdm.auto import tqdm
 
 from workbench.calibrate import ROWS, Batches, Evidence, Reader
+from workbench.drift import Shortcut
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
 from workbench.graph.tensors import set_tensors_
@@ -113,7 +114,7 @@ class _Pair:
         columns = kept_columns(self.graph, layer, self.plan.cut)
         if reader.patches.input not in self.small[0] and len(columns) == layer.shape[1:].numel():
             return  # nothing before it changed, and it loses nothing
-        evidence = self._evidence(reader)
+        evidence = self._evidence(reader, Shortcut.of(node, self.program))
         repair = repair_layer(layer, self.program.tensors, columns, evidence)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
@@ -121,11 +122,14 @@ class _Pair:
         for small in self.small:
             small |= {placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, layer.mean) if name}
 
-    def _evidence(self, reader: Reader) -> Evidence:
+    def _evidence(self, reader: Reader, shortcut: Shortcut | None) -> Evidence:
+        """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
         evidence, first = reader.empty(), 0
         for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
             source: Tensor = {**values, **small}[reader.patches.input]
-            reader.gather(evidence, source, values[reader.layer.node], first)
+            wanted: Tensor = values[reader.layer.node]
+            drift = shortcut.drift(values, small, wanted) if shortcut else None
+            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
             first += size
         return evidence
 
