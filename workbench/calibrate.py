@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
 from workbench.patches import Patches
+from workbench.signals import Loss, Signals, gather_signals
 
 ROWS = 40_000  # a layer: enough for 4,600 unknowns (3 x 3 x 512) eight times over
 HELD_OUT = 4  # every fourth sample is kept back to choose the ridge and to check the repair
@@ -38,25 +39,30 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Statistics:
-    """The evidence of each layer that reads a channel group, by the layer's name."""
+    """The evidence of each layer that reads a channel group, by the layer's name; signals where they were asked for."""
 
     layers: dict[str, Evidence]
     samples: int
     fingerprint: str
+    signals: Signals = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Statistics({len(self.layers)} layers, {self.samples} samples)"
 
 
 def calibrate(
-    graph: ChannelGraph, calibration: Iterable[Any], *, rows: int = ROWS, seed: int = 0, progress: bool = False
-) -> Statistics:
+    graph: ChannelGraph, calibration: Iterable[Any], *, needs: Collection[str] = (), loss: Loss | None = None,
+    rows: int = ROWS, seed: int = 0, progress: bool = False,
+) -> Statistics:  # fmt: skip
     """Gather second moments of every layer whose inputs can be pruned, and of what it makes of them.
 
     Parameters
     ----------
     graph : what ``trace`` found
     calibration : yields model inputs (a tensor, a tuple or a dict) and nothing else; can be gone over again
+    needs : what a criterion needs besides: ``"signals"`` of activations, ``"gradients"`` of gates on units
+    loss : ``loss(output, inputs)``, summed over samples, for the gradients; by default the cross-entropy against labels
+        drawn from the model's own output
     rows : at most about this many rows a layer are kept, drawn at random places, the same in all samples of a batch
     seed : of that draw
 
@@ -85,7 +91,8 @@ def calibrate(
     for place, found in evidence.items():  # a layer called twice has the rows of both calls
         name = read[place].name
         layers[name] = layers[name] + found if name in layers else found
-    return Statistics(layers, batches.samples, batches.fingerprint)
+    signals = gather_signals(graph, batches, gradients="gradients" in needs, loss=loss, seed=seed) if needs else {}
+    return Statistics(layers, batches.samples, batches.fingerprint, signals)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from workbench.graph.trace import ChannelGraph, trace
 from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare
-from workbench.select import Criterion, Elimination
+from workbench.select import Criterion, Elimination, needs_of
 from workbench.sensitivity import SensitivityCurves, sensitivity
+from workbench.signals import Loss
 
 Evaluate = Evaluation | Callable[[nn.Module], Any]
 
@@ -38,6 +39,8 @@ class Study:
     gather : layers that pick their input channels while who makes those keeps all, as for ``trace``
     head_dim : let features of attention heads leave instead of whole heads, as for ``trace``
     criterion : how channels are selected; by default the least-squares elimination path
+    loss : ``loss(output, inputs)``, summed over samples, for criteria that need gradients; by default the cross-entropy
+        against labels drawn from the model's own output
     refine : how all layers are drawn towards the original together after the repair; None leaves that out, which is
         faster and loses more
     seed : of what is drawn from the calibration data
@@ -57,8 +60,8 @@ class Study:
     def __init__(
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
-        criterion: Criterion | None = None, refine: Refinement | None = Refinement(), seed: int = 0,
-        name: str | None = None, progress: bool = False,
+        criterion: Criterion | None = None, loss: Loss | None = None, refine: Refinement | None = Refinement(),
+        seed: int = 0, name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -66,7 +69,7 @@ class Study:
         self.test = test if test is not None else self.evaluate
         self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
-        self.refine = refine
+        self.loss, self.refine = loss, refine
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.seconds: dict[str, float] = {}
@@ -86,7 +89,10 @@ class Study:
         """Second moments of every prunable layer's input."""
         graph = self.graph
         with self._timed("calibrate"):
-            return calibrate(graph, self.calibration, seed=self.seed, progress=self.progress)
+            return calibrate(
+                graph, self.calibration, needs=needs_of(self.criterion), loss=self.loss, seed=self.seed,
+                progress=self.progress,
+            )  # fmt: skip
 
     def sensitivity(self) -> SensitivityCurves:
         """How the score falls as each group gives up channels; computed once."""

@@ -1,16 +1,36 @@
 """Channel selection: in which order the units of a group leave. One criterion a file.
 
-A criterion is a frozen object called with a ``GroupView``; it returns a ``Path``, the order for all widths at once.
+A criterion is any callable that takes a ``GroupView`` and returns a ``Path``, the order for all widths at once; a
+frozen dataclass where it has options. Most give each unit a score and let ``ranked`` do the rest; how scores of several
+layers make one is their ``aggregate``. ``needs`` names what the calibration must gather for it beyond second moments:
+``"signals"`` of activations, ``"gradients"`` of gates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from workbench.select.by_hand import ByHand
 from workbench.select.elimination import Elimination
-from workbench.select.magnitude import L2
+from workbench.select.geometric_median import GeometricMedian
+from workbench.select.lasso import Lasso
+from workbench.select.magnitude import L1, L2
 from workbench.select.path import GroupView, Path
+from workbench.select.random import Random
+from workbench.select.ranking import largest, mean, ranked, total
+from workbench.select.signals import ActivationEnergy, ActivePositions, Fisher, Taylor
+from workbench.select.slimming import Slimming
 
 Criterion = Callable[[GroupView], Path]
 
-__all__ = ["L2", "Criterion", "Elimination", "GroupView", "Path"]
+
+def needs_of(criterion: Criterion) -> frozenset[str]:
+    """What a criterion needs beyond second moments."""
+    return frozenset(getattr(criterion, "needs", ()))
+
+
+__all__ = [
+    "L1", "L2", "ActivationEnergy", "ActivePositions", "ByHand", "Criterion", "Elimination", "Fisher",
+    "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "largest", "mean", "needs_of",
+    "ranked", "total",
+]  # fmt: skip

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from workbench.calibrate import Evidence, Statistics
+from workbench.graph.call import bind, is_batch_norm
 from workbench.graph.groups import ChannelGroup
+from workbench.graph.program import Program
 from workbench.graph.trace import ChannelGraph, Layer
+from workbench.signals import Signals, UnitSignals
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,47 @@ class GroupView:
     consumers: tuple[Layer, ...]
     tensors: Mapping[str, Tensor]
     evidence: Mapping[str, Evidence]
+    signals: Signals = field(default_factory=dict, repr=False)
+    scales: frozenset[str] = frozenset()  # the tensors that a BN multiplies by
 
     @classmethod
     def of(cls, graph: ChannelGraph, name: str, statistics: Statistics) -> GroupView:
         """The view of the group of that name."""
         consumers = graph.consumers[name]
         evidence = {layer.name: statistics.layers[layer.name] for layer in consumers}
-        return cls(graph[name], consumers, graph.program.tensors, evidence)
+        scales = frozenset(batch_norm_scales(graph.program))
+        return cls(graph[name], consumers, graph.program.tensors, evidence, statistics.signals, scales)
+
+    def makers(self) -> list[tuple[Tensor, tuple[tuple[int, ...], ...]]]:
+        """The weights that make the group's channels, float64 ``[channels, ...]``, and each unit's rows in them.
+
+        Biases are left out: they are no measure of what a channel carries.
+        """
+        members = [m for m in self.group.members if m.role == "out" and self.tensors[m.tensor].ndim > 1]
+        return [
+            (self.tensors[m.tensor].detach().double().cpu().movedim(m.dim, 0).flatten(1), m.indices) for m in members
+        ]
+
+    def batch_norm_scales(self) -> list[tuple[Tensor, tuple[tuple[int, ...], ...]]]:
+        """The scales ``[channels]`` of the BNs that the group's channels pass, and each unit's places in them."""
+        members = [m for m in self.group.members if m.tensor in self.scales]
+        return [(self.tensors[m.tensor].detach().double().cpu(), m.indices) for m in members]
+
+    def read_signals(self) -> list[UnitSignals]:
+        """The signals of what each consumer reads.
+
+        Raises
+        ------
+        ValueError
+            They were not gathered.
+        """
+        found = [self.signals.get((self.group.name, layer.name)) for layer in self.consumers]
+        signals = [one for one in found if one is not None]
+        if len(signals) < len(found):
+            raise ValueError(
+                "this criterion needs signals that were not gathered; give calibrate(..., needs=needs_of(criterion))"
+            )
+        return signals
 
     def columns(self, layer: Layer) -> list[tuple[int, ...]]:
         """For each unit, the columns of a consumer's flattened weight that leave with it."""
@@ -41,6 +78,12 @@ class GroupView:
             if len(left) == 1:
                 free[left] = False
         return free if present.sum() > 1 else torch.zeros_like(present)
+
+
+def batch_norm_scales(program: Program) -> list[str]:
+    """The tensors that the BNs of a program multiply by."""
+    norms = [bind(node, node.args, node.kwargs)["weight"] for node in program.nodes if is_batch_norm(node)]
+    return [program.state[weight.name] for weight in norms if weight is not None and weight.name in program.state]
 
 
 def columns_of(group: ChannelGroup, layer: Layer) -> list[tuple[int, ...]]:

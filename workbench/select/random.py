@@ -1,0 +1,23 @@
+"""Random selection: the baseline that every criterion has to beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from workbench.select.path import GroupView, Path
+from workbench.select.ranking import ranked
+
+
+@dataclass(frozen=True)
+class Random:
+    """Units leave in an order drawn from the seed and the group's name."""
+
+    seed: int = 0
+
+    def __call__(self, view: GroupView) -> Path:
+        digest = hashlib.sha256(f"{self.seed} {view.group.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return ranked(view, torch.rand(view.group.units, generator=generator, dtype=torch.float64))
