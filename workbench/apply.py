@@ -8,6 +8,7 @@ layer makes good what the earlier ones lost.
 from __future__ import annotations
 
 import copy
+from collections import ChainMap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from tqdm.auto import tqdm
 
-from workbench.calibrate import ROWS, Batches, Evidence, Reader
+from workbench.calibrate import MEMORY, ROWS, Batches, Evidence, Reader
 from workbench.drift import Shortcut
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
@@ -28,6 +29,7 @@ from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.refine import Refined, Refinement
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
+from workbench.spill import Memory, Spill
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,11 @@ class Applied:
 
 def apply(
     graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, refine: Refinement | None = None,
-    rows: int = ROWS, seed: int = 0, progress: bool = False,
+    rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
 ) -> Applied:  # fmt: skip
     """Make the smaller model that a plan describes: repaired layer by layer, then all layers together with ``refine``.
+
+    ``memory`` is how many bytes the values of both networks may take between two operations; the others wait on disk.
 
     Raises
     ------
@@ -58,7 +62,7 @@ def apply(
         )
     batches = Batches.of(calibration)
     with torch.no_grad():
-        tensors, repairs = _Pair(graph, plan, batches, rows, seed).run(progress)
+        tensors, repairs = _Pair(graph, plan, batches, rows, memory, seed).run(progress)
     repaired = copy.deepcopy(graph.model)
     set_tensors_(repaired, tensors)
     small = smaller(graph, repaired, record_of(graph, plan.kept))
@@ -70,7 +74,7 @@ def apply(
 class _Pair:
     """Both networks on all the calibration data, as far as they have come."""
 
-    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, seed: int):
+    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, memory: int, seed: int):
         self.graph, self.plan, self.program = graph, plan, graph.program
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
@@ -78,12 +82,13 @@ class _Pair:
             node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
         }
         self.sizes = [inputs.batch or 1 for inputs in batches]
-        self.dense: list[Values] = [self.program.start(inputs) for inputs in batches]
+        shared = Memory(memory)
+        self.dense = [Spill(shared, self.program.start(inputs)) for inputs in batches]
         self.cuts = record_of(graph, plan.kept).cuts
         self.stays = survivors(graph.provenance, self.cuts)
         self.altered = altered_nodes(self.program, self.stays)
         # what differs from the original; everything else is shared with it
-        self.small: list[Values] = [self._masked() for _ in self.dense]
+        self.small = [Spill(shared, self._masked()) for _ in self.dense]
         self.tensors: dict[str, Tensor] = {}
         self.repairs: dict[str, Repair] = {}
 
@@ -104,7 +109,7 @@ class _Pair:
                 self._repair(node)
             if self._differs(node):
                 for values, small in zip(self.dense, self.small, strict=True):
-                    small[node.name] = compute_masked(node, {**values, **small}, self.stays)
+                    small[node.name] = compute_masked(node, ChainMap(small, values), self.stays)
             self._forget(node)
         return self.tensors, self.repairs
 
@@ -120,13 +125,14 @@ class _Pair:
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}
         for small in self.small:
-            small |= {placeholder[name]: self.tensors[name] for name in (layer.weight, layer.bias, layer.mean) if name}
+            names = filter(None, (layer.weight, layer.bias, layer.mean))
+            small.hold({placeholder[name]: self.tensors[name] for name in names})
 
     def _evidence(self, reader: Reader, shortcut: Shortcut | None) -> Evidence:
         """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
         evidence, first = reader.empty(), 0
         for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
-            source: Tensor = {**values, **small}[reader.patches.input]
+            source: Tensor = ChainMap(small, values)[reader.patches.input]
             wanted: Tensor = values[reader.layer.node]
             drift = shortcut.drift(values, small, wanted) if shortcut else None
             reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)

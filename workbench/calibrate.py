@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
 from workbench.graph.inputs import Inputs, content_of
@@ -16,8 +17,10 @@ from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
 from workbench.patches import Patches
 from workbench.signals import Loss, Signals, gather_signals
+from workbench.spill import Memory, Spill
 
 ROWS = 40_000  # a layer: enough for 4,600 unknowns (3 x 3 x 512) eight times over
+MEMORY = 2 << 30  # bytes
 HELD_OUT = 4  # every fourth sample is kept back to choose the ridge and to check the repair
 
 
@@ -37,11 +40,23 @@ class Evidence:
         return Evidence(self.fit + other.fit, self.held_out + other.held_out)
 
 
+def _leaves(evidence: Evidence) -> tuple[list[Any], None]:
+    return [getattr(moments, f.name) for moments in (evidence.fit, evidence.held_out) for f in fields(Moments)], None
+
+
+def _evidence(leaves: Iterable[Any], _context: None) -> Evidence:
+    parts, size = list(leaves), len(fields(Moments))
+    return Evidence(Moments(*parts[:size]), Moments(*parts[size:]))
+
+
+pytree.register_pytree_node(Evidence, _leaves, _evidence)  # so that it can wait on disk
+
+
 @dataclass(frozen=True)
 class Statistics:
     """The evidence of each layer that reads a channel group, by the layer's name; signals where they were asked for."""
 
-    layers: dict[str, Evidence]
+    layers: Mapping[str, Evidence]
     samples: int
     fingerprint: str
     signals: Signals = field(default_factory=dict)
@@ -52,7 +67,7 @@ class Statistics:
 
 def calibrate(
     graph: ChannelGraph, calibration: Iterable[Any], *, needs: Collection[str] = (), loss: Loss | None = None,
-    rows: int = ROWS, seed: int = 0, progress: bool = False,
+    rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
 ) -> Statistics:  # fmt: skip
     """Gather second moments of every layer whose inputs can be pruned, and of what it makes of them.
 
@@ -64,6 +79,8 @@ def calibrate(
     loss : ``loss(output, inputs)``, summed over samples, for the gradients; by default the cross-entropy against labels
         drawn from the model's own output
     rows : at most about this many rows a layer are kept, drawn at random places, the same in all samples of a batch
+    memory : bytes that the moments may take: what does not fit is gathered in another pass over the data, and what was
+        gathered before waits on disk
     seed : of that draw
 
     Raises
@@ -74,12 +91,40 @@ def calibrate(
     batches = Batches.of(calibration)
     read = {layer.node: layer for group in graph.exact for layer in graph.consumers[group.name]}
     readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in read.items()}
+    layers: MutableMapping[str, Evidence] = Spill(Memory(memory))
+    for some in _rounds(readers, memory):
+        for place, found in _gather(graph, some, batches, progress).items():
+            name = read[place].name  # a layer called twice has the rows of both calls
+            layers[name] = layers[name] + found if name in layers else found
+    signals = gather_signals(graph, batches, gradients="gradients" in needs, loss=loss, seed=seed) if needs else {}
+    return Statistics(layers, batches.samples, batches.fingerprint, signals)
+
+
+def _rounds(readers: Mapping[str, Reader], memory: int) -> Iterator[dict[str, Reader]]:
+    """The readers in the order of the layers, as many at a time as their moments fit into memory, one at least."""
+    some: dict[str, Reader] = {}
+    size = 0
+    for node, reader in readers.items():
+        if some and size + reader.nbytes > memory:
+            yield some
+            some, size = {}, 0
+        some[node] = reader
+        size += reader.nbytes
+    if some:
+        yield some
+
+
+def _gather(
+    graph: ChannelGraph, readers: Mapping[str, Reader], batches: Batches, progress: bool
+) -> dict[str, Evidence]:
+    """One pass over the data, up to the last layer that is read."""
     evidence = {node: reader.empty() for node, reader in readers.items()}
+    last = max(place for place, node in enumerate(graph.program.nodes) if node.name in readers)
     seen = 0
     with torch.no_grad():
         for inputs in tqdm(batches, "calibrate", disable=not progress, unit="batch"):
             values = graph.program.start(inputs)
-            for node in graph.program.nodes:
+            for node in graph.program.nodes[: last + 1]:
                 reader = readers.get(node.name)
                 graph.program.run([node], values)
                 if reader:
@@ -87,12 +132,7 @@ def calibrate(
                     reader.gather(evidence[node.name], source, values[node.name], seen)
                 graph.program.forget(node, values)
             seen += inputs.batch or 1
-    layers: dict[str, Evidence] = {}
-    for place, found in evidence.items():  # a layer called twice has the rows of both calls
-        name = read[place].name
-        layers[name] = layers[name] + found if name in layers else found
-    signals = gather_signals(graph, batches, gradients="gradients" in needs, loss=loss, seed=seed) if needs else {}
-    return Statistics(layers, batches.samples, batches.fingerprint, signals)
+    return evidence
 
 
 @dataclass(frozen=True)
@@ -110,6 +150,12 @@ class Reader:
         digest = hashlib.sha256(f"{seed} {layer.name}".encode()).digest()  # each layer's draw is its own
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return cls(layer, Patches.of(layer, graph.program), max(1, -(-rows // samples)), generator)
+
+    @property
+    def nbytes(self) -> int:
+        """What its evidence takes."""
+        out, columns, groups = self.layer.shape[0], self.layer.shape[1:].numel() + 1, self.layer.groups
+        return 2 * 8 * (groups * columns**2 + columns * out + out)
 
     def empty(self) -> Evidence:
         """Evidence of this layer's shape, without rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from workbench.graph.functional import functional
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.tensors import own_tensors
 
-Values = dict[str, Any]  # what each node computed, by the node's name
+Values = MutableMapping[str, Any]  # what each node computed, by the node's name
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Program:
                 f"the model was traced with {len(self.inputs)} inputs ({', '.join(self.inputs)}), not with "
                 f"{len(leaves)}; give batches of the same inputs, and no labels among them"
             )
-        return values | dict(zip(self.inputs, leaves, strict=True))
+        return {**values, **dict(zip(self.inputs, leaves, strict=True))}
 
     def _check_sizes(self, leaves: Sequence[Any]) -> None:
         """Where the export has fixed the batch, say so before some operation does."""
@@ -80,7 +80,8 @@ class Program:
     def forget(self, node: Node, values: Values) -> None:
         """Drop what nobody needs after a node."""
         for name in self.last_use[node.name]:
-            values.pop(name, None)
+            if name in values:
+                del values[name]
 
     def output(self, values: Values) -> Any:
         """What the model returns, in its own structure."""
