@@ -197,7 +197,7 @@ def test_a_repair_goes_into_the_bias_or_the_norm_behind(bias: bool) -> None:
     graph = trace(model, x)
     layer = graph.layers[1]
     assert layer.mean == (None if bias else "3.running_mean")
-    repair = repair_layer(layer, graph.program.tensors, range(4), calibrate(graph, [x]).layers["2"])
+    repair = repair_layer(graph, layer, range(4), calibrate(graph, [x]).layers["2"])
     changed = repaired_tensors(layer, repair, graph.program.tensors)
     constant = "2.bias" if bias else "3.running_mean"
     assert changed.keys() == {"2.weight", constant}

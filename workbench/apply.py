@@ -117,10 +117,10 @@ class _Pair:
         """Fit the layer to the original's outputs from the compressed network's inputs."""
         layer, reader = self.layers[node.name], self.readers[node.name]
         columns = kept_columns(self.graph, layer, self.plan.cut)
-        if reader.patches.input not in self.small[0] and len(columns) == layer.shape[1:].numel():
+        if reader.how.input not in self.small[0] and len(columns) == reader.size[1]:
             return  # nothing before it changed, and it loses nothing
         evidence = self._evidence(reader, Shortcut.of(node, self.program))
-        repair = repair_layer(layer, self.program.tensors, columns, evidence)
+        repair = repair_layer(self.graph, layer, columns, evidence)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}
@@ -132,9 +132,10 @@ class _Pair:
         """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
         evidence, first = reader.empty(), 0
         for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
-            source: Tensor = ChainMap(small, values)[reader.patches.input]
-            wanted: Tensor = values[reader.layer.node]
-            drift = shortcut.drift(values, small, wanted) if shortcut else None
+            source: Tensor = ChainMap(small, values)[reader.how.input]
+            wanted: Tensor = values[reader.how.target]
+            makes = reader.how.target == reader.layer.node
+            drift = shortcut.drift(values, small, wanted) if shortcut and makes else None
             reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
             first += size
         return evidence

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
+from workbench.blocks import Blocks
 from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
@@ -20,7 +21,7 @@ from workbench.signals import Loss, Signals, gather_signals
 from workbench.spill import Memory, Spill
 
 ROWS = 40_000  # a layer: enough for 4,600 unknowns (3 x 3 x 512) eight times over
-MEMORY = 2 << 30  # bytes
+MEMORY = 1 << 30  # bytes
 HELD_OUT = 4  # every fourth sample is kept back to choose the ridge and to check the repair
 
 
@@ -128,8 +129,8 @@ def _gather(
                 reader = readers.get(node.name)
                 graph.program.run([node], values)
                 if reader:
-                    source = values[reader.patches.input]
-                    reader.gather(evidence[node.name], source, values[node.name], seen)
+                    how = reader.how
+                    reader.gather(evidence[node.name], values[how.input], values[how.target], seen)
                 graph.program.forget(node, values)
             seen += inputs.batch or 1
     return evidence
@@ -140,7 +141,7 @@ class Reader:
     """Draws rows of one layer, the same number from every sample."""
 
     layer: Layer
-    patches: Patches
+    how: Patches | Blocks
     per_sample: int
     generator: torch.Generator
 
@@ -149,26 +150,33 @@ class Reader:
         """A reader that draws about ``rows`` rows from ``samples`` samples."""
         digest = hashlib.sha256(f"{seed} {layer.name}".encode()).digest()  # each layer's draw is its own
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return cls(layer, Patches.of(layer, graph.program), max(1, -(-rows // samples)), generator)
+        how = Blocks.of(layer, graph) or Patches.of(layer, graph.program)
+        return cls(layer, how, max(1, -(-rows // samples)), generator)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Groups, and of each the columns and outputs."""
+        if isinstance(self.how, Blocks):
+            return 1, len(self.how.columns), len(self.how.columns)
+        return self.layer.groups, self.layer.shape[1:].numel(), self.layer.shape[0] // self.layer.groups
 
     @property
     def nbytes(self) -> int:
         """What its evidence takes."""
-        out, columns, groups = self.layer.shape[0], self.layer.shape[1:].numel() + 1, self.layer.groups
-        return 2 * 8 * (groups * columns**2 + columns * out + out)
+        groups, columns, outputs = self.size
+        return 2 * 8 * groups * ((columns + 1) * (columns + 1 + outputs) + outputs)
 
     def empty(self) -> Evidence:
         """Evidence of this layer's shape, without rows."""
-        out, columns, groups = self.layer.shape[0], self.layer.shape[1:].numel(), self.layer.groups
-        return Evidence(*(Moments.empty(groups, columns, out // groups) for _ in range(2)))
+        return Evidence(*(Moments.empty(*self.size) for _ in range(2)))
 
     def gather(self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int) -> None:
         """Add rows of a batch whose first sample has this number: what the layer reads, and what should come out."""
-        positions = self.patches.positions(outputs, self.per_sample, self.generator)
+        positions = self.how.positions(outputs, self.per_sample, self.generator)
         kept_back = torch.arange(first, first + len(inputs)) % HELD_OUT == HELD_OUT - 1
         for moments, some in ((evidence.fit, ~kept_back), (evidence.held_out, kept_back)):
             if some.any():
-                moments.add(self.patches.rows(inputs[some], positions), self.patches.targets(outputs[some], positions))
+                moments.add(self.how.rows(inputs[some], positions), self.how.targets(outputs[some], positions))
 
 
 @dataclass(frozen=True)

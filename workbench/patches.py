@@ -28,6 +28,7 @@ class Patches:
     dilation: tuple[int, ...]
     groups: int
     input: str  # the node whose value the layer reads
+    target: str = ""  # the node whose value is fitted: what the layer makes
 
     @classmethod
     def of(cls, layer: Layer, program: Program) -> Patches:
@@ -36,11 +37,11 @@ class Patches:
         arguments = bind(node, node.args, node.kwargs)
         kernel = tuple(layer.shape[2:])
         if op_name(node) == "linear":
-            return cls((), (), (), (), 1, layer.source)
+            return cls((), (), (), (), 1, layer.source, layer.node)
         rank = len(kernel)
         return cls(
             kernel, _each(arguments["stride"], rank), _padding(arguments, kernel), _each(arguments["dilation"], rank),
-            arguments["groups"], layer.source,
+            arguments["groups"], layer.source, layer.node,
         )  # fmt: skip
 
     @classmethod

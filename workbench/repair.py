@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from workbench.blocks import Blocks
 from workbench.calibrate import Evidence
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.reconstruct import RIDGES, Repair, reconstruct
@@ -15,13 +17,20 @@ Kept = Mapping[str, Iterable[int]]  # group -> the units that stay
 
 
 def repair_layer(
-    layer: Layer, tensors: Mapping[str, Tensor], columns: Iterable[int], evidence: Evidence,
-    ridges: Sequence[float] = RIDGES,
-) -> Repair:  # fmt: skip
-    """The least-squares repair of a layer with only these columns of its flattened weight."""
-    bias = tensors[layer.bias] if layer.bias else None
+    graph: ChannelGraph, layer: Layer, columns: Iterable[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
+) -> Repair:
+    """The least-squares repair of a layer with only these columns, as ``kept_columns`` numbers them."""
+    tensors = graph.program.tensors
+    weight, bias = tensors[layer.weight], tensors[layer.bias] if layer.bias else None
     intercept = bool(layer.bias or layer.mean)
-    return reconstruct(tensors[layer.weight], bias, sorted(columns), evidence, intercept=intercept, ridges=ridges)
+    blocks = Blocks.of(layer, graph)
+    if blocks is None:
+        return reconstruct(weight, bias, sorted(columns), evidence, intercept=intercept, ridges=ridges)
+    fit = reconstruct(blocks.scale.diag(), None, sorted(columns), evidence, intercept=intercept, ridges=ridges)
+    constant = torch.zeros(len(weight)) if bias is None else bias.detach()
+    offset = torch.zeros_like(blocks.scale) if fit.bias is None else fit.bias
+    new, shifted = blocks.taken_up(weight, constant.to(weight), fit.weight, offset)
+    return Repair(new, shifted, fit.error, fit.ridge)
 
 
 def repaired_tensors(layer: Layer, repair: Repair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,11 +44,13 @@ def repaired_tensors(layer: Layer, repair: Repair, tensors: Mapping[str, Tensor]
 
 
 def kept_columns(graph: ChannelGraph, layer: Layer, kept: Kept) -> list[int]:
-    """The columns of a layer's flattened weight that stay when only these units do."""
+    """The columns of a layer's evidence that stay when only these units do."""
+    blocks = Blocks.of(layer, graph)
     gone: set[int] = set()
     for name, units in kept.items():
         if any(layer.name == reader.name for reader in graph.consumers[name]):
             stay = set(units)
-            columns = columns_of(graph[name], layer)
+            columns = columns_of(graph[name], layer, blocks)
             gone.update(column for unit, some in enumerate(columns) if unit not in stay for column in some)
-    return [column for column in range(layer.shape[1:].numel()) if column not in gone]
+    total = layer.shape[1:].numel() if blocks is None else len(blocks.columns)
+    return [column for column in range(total) if column not in gone]

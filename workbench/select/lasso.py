@@ -54,9 +54,7 @@ def lasso_problem(view: GroupView) -> tuple[Tensor, Tensor]:
     gram, products = torch.zeros(units, units, dtype=torch.float64), torch.zeros(units, dtype=torch.float64)
     for layer in view.consumers:
         moments = view.evidence[layer.name].all
-        weight = view.tensors[layer.weight].detach().double().cpu().flatten(1)
-        weight = weight.unflatten(0, (len(moments.xx), -1)).mT  # [groups, columns, out / groups]
-        one, two = _contributions(moments, weight, view.columns(layer), units)
+        one, two = _contributions(moments, view.solution(layer), view.columns(layer), units)
         scale = moments.energy or 1.0
         gram, products = gram + one / scale, products + two / scale
     return gram, products

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workbench.blocks import Blocks
 from workbench.calibrate import Evidence, Statistics
 from workbench.graph.call import bind, is_batch_norm
 from workbench.graph.groups import ChannelGroup
@@ -26,6 +27,7 @@ class GroupView:
     evidence: Mapping[str, Evidence]
     signals: Signals = field(default_factory=dict, repr=False)
     scales: frozenset[str] = frozenset()  # the tensors that a BN multiplies by
+    blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # of the layers that are too wide
 
     @classmethod
     def of(cls, graph: ChannelGraph, name: str, statistics: Statistics) -> GroupView:
@@ -33,7 +35,9 @@ class GroupView:
         consumers = graph.consumers[name]
         evidence = {layer.name: statistics.layers[layer.name] for layer in consumers}
         scales = frozenset(batch_norm_scales(graph.program))
-        return cls(graph[name], consumers, graph.program.tensors, evidence, statistics.signals, scales)
+        found = {layer.name: Blocks.of(layer, graph) for layer in consumers}
+        blocks = {layer: some for layer, some in found.items() if some is not None}
+        return cls(graph[name], consumers, graph.program.tensors, evidence, statistics.signals, scales, blocks)
 
     def makers(self) -> list[tuple[Tensor, tuple[tuple[int, ...], ...]]]:
         """The weights that make the group's channels, float64 ``[channels, ...]``, and each unit's rows in them.
@@ -67,8 +71,15 @@ class GroupView:
         return signals
 
     def columns(self, layer: Layer) -> list[tuple[int, ...]]:
-        """For each unit, the columns of a consumer's flattened weight that leave with it."""
-        return columns_of(self.group, layer)
+        """For each unit, the columns of a consumer's evidence that leave with it."""
+        return columns_of(self.group, layer, self.blocks.get(layer.name))
+
+    def solution(self, layer: Layer) -> Tensor:
+        """What gives a consumer's targets from its columns now, float64 ``[groups, columns, out / groups]``."""
+        if layer.name in self.blocks:
+            return self.blocks[layer.name].scale.diag()[None]
+        weight = self.tensors[layer.weight].detach().double().cpu().flatten(1)
+        return weight.unflatten(0, (layer.groups, -1)).mT
 
     def may_leave(self, present: Tensor) -> Tensor:
         """Which of the units that are present may leave next, bool ``[units]``: not the last of a set in ``one_of``."""
@@ -86,11 +97,15 @@ def batch_norm_scales(program: Program) -> list[str]:
     return [program.state[weight.name] for weight in norms if weight is not None and weight.name in program.state]
 
 
-def columns_of(group: ChannelGroup, layer: Layer) -> list[tuple[int, ...]]:
-    """For each unit of a group, the columns of a layer's weight ``[out, columns]`` that leave with it."""
+def columns_of(group: ChannelGroup, layer: Layer, blocks: Blocks | None = None) -> list[tuple[int, ...]]:
+    """For each unit of a group, the columns of a layer's flattened weight that leave with it, or the blocks."""
     kernel = layer.shape[2:].numel()
     member = next(m for m in group.members if m.tensor == layer.weight and m.role == "in")
-    return [tuple(i * kernel + k for i in unit for k in range(kernel)) for unit in member.indices]
+    columns = [tuple(i * kernel + k for i in unit for k in range(kernel)) for unit in member.indices]
+    if blocks is None:
+        return columns
+    owner = {column: number for number, some in enumerate(blocks.columns.tolist()) for column in some}
+    return [tuple(dict.fromkeys(owner[column] for column in some)) for some in columns]
 
 
 @dataclass(frozen=True)

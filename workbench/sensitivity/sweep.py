@@ -123,10 +123,10 @@ def _repaired(
     evidence = statistics.layers[layer.name]
     widths = sorted(columns)
     # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
-    ridge = repair_layer(layer, tensors, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
+    ridge = repair_layer(graph, layer, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
     ridges = RIDGES if ridge is None else [ridge]
     return {
-        kept: repaired_tensors(layer, repair_layer(layer, tensors, stay, evidence, ridges), tensors)
+        kept: repaired_tensors(layer, repair_layer(graph, layer, stay, evidence, ridges), tensors)
         for kept, stay in columns.items()
     }
 
