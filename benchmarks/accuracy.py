@@ -1,6 +1,6 @@
 """Accuracy after compression without training: each network of the zoo at each share of its MACs.
 
-python benchmarks/accuracy.py [--networks vgg resnet20] [--targets 0.7 0.5] [--markdown] [--out accuracy.json]
+python benchmarks/accuracy.py [--networks vgg resnet20] [--targets 0.5 0.3] [--markdown] [--out accuracy.json]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import workbench as wb
 from workbench.zoo import task
 
 Row = dict[str, Any]
-TARGETS = (0.7, 0.5, 0.35)
+TARGETS = (0.5, 0.3, 0.2)
 
 
 def measure(networks: Sequence[str], targets: Sequence[float], seed: int, *, progress: bool = False) -> dict[str, Any]:

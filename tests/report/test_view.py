@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from workbench.report.view import sensitivity
+import pytest
+
+from workbench.report.view import layers, sensitivity
 
 
 def test_groups_of_different_sizes_share_the_columns_of_the_heat_map() -> None:
@@ -32,3 +35,22 @@ def test_groups_of_different_sizes_share_the_columns_of_the_heat_map() -> None:
     heads, wide = ([cell["css"] != "none" for cell in row["cells"]] for row in seen["rows"])
     assert sum(heads) == 5
     assert all(wide)
+
+
+@pytest.mark.parametrize(
+    ("refined", "said"),
+    [
+        (None, ""),
+        (
+            {"before": 0.02, "after": 0.013, "steps": 300, "failed": "", "kept": True},
+            r"lowered .* from 2.0\s% to 1.3\s%",
+        ),
+        ({"before": 0.02, "after": 0.03, "steps": 300, "failed": "", "kept": False}, "did not lower .* not kept"),
+        ({"before": 0.02, "after": 0.02, "steps": 300, "failed": "no grad", "kept": False}, "could not .*: no grad"),
+    ],
+)
+def test_the_refinement_is_told_in_a_sentence(refined: dict[str, Any] | None, said: str) -> None:
+    result = {"curves": None, "groups": [], "layers": [], "refinement": refined}
+    sentence = layers.view(result)["refinement"]
+    assert re.search(said, sentence)
+    assert bool(sentence) == bool(refined)
