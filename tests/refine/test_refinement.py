@@ -157,6 +157,9 @@ def test_a_fixed_batch_is_never_cut() -> None:
     applied = apply(graph, half(graph), list(torch.randn(64, 3, 8, 8).split(4)), refine=QUICK)
     assert applied.refined is not None
     assert applied.refined.failed == ""
+    single = apply(graph, half(graph), [torch.randn(4, 3, 8, 8)], refine=QUICK).refined
+    assert single is not None
+    assert "give several" in single.failed
 
 
 @pytest.mark.parametrize(

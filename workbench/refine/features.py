@@ -61,9 +61,9 @@ class Features:
     @staticmethod
     def errors(wanted: Run, found: Run) -> tuple[Tensor, Tensor]:
         """The mean relative error of the outputs and of the features that have the same shape."""
-        outputs = [relative_error(*pair) for pair in zip(wanted[1], found[1], strict=True)]
+        outputs = [squared_error(*pair) for pair in zip(wanted[1], found[1], strict=True)]
         pairs = [(wanted[0][place], value) for place, value in found[0].items() if place in wanted[0]]
-        layers = [relative_error(*pair) for pair in pairs if pair[0].shape == pair[1].shape]
+        layers = [squared_error(*pair) for pair in pairs if pair[0].shape == pair[1].shape]
         output = torch.stack(outputs).mean()
         return output, torch.stack(layers).mean() if layers else torch.zeros_like(output)
 
@@ -93,7 +93,7 @@ def reads(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             handle.remove()
 
 
-def relative_error(wanted: Tensor, found: Tensor) -> Tensor:
+def squared_error(wanted: Tensor, found: Tensor) -> Tensor:
     """Mean squared difference over the variance of what is wanted."""
     wanted = wanted.to(found.dtype)
     scale = wanted.var(correction=0).clamp_min(torch.finfo(found.dtype).tiny)

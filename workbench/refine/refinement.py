@@ -16,7 +16,7 @@ from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.refine.bases import input_bases
 from workbench.refine.blend import blended
-from workbench.refine.features import Features, floats, relative_error
+from workbench.refine.features import Features, floats, squared_error
 from workbench.refine.optimizer import Quasi
 from workbench.refine.split import Split
 
@@ -91,13 +91,13 @@ class Refinement:
         split = Split(batches, held_out, self.batch, whole=not graph.program.any_batch)
         parameters = [parameter for parameter in small.parameters() if parameter.is_floating_point()]
         former = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
-        failed = ""
+        before, after, failed = 0.0, 0.0, ""
         with evaluating(graph.model), evaluating(small):
-            before = after = _error(graph.model, small, split)
             try:
+                before = after = _error(graph.model, small, split)
                 self._steps(graph, small, parameters, split, torch.Generator().manual_seed(seed), progress)
                 after = _error(graph.model, small, split)
-            except RuntimeError as error:  # no derivative, or no memory for one: what there was still stands
+            except RuntimeError as error:  # no derivative, or no memory for one: the repair still stands
                 failed = str(error).splitlines()[0]
         found = Refined(before, after, self.steps, failed)
         for parameter, (value, asked) in zip(parameters, former, strict=True):
@@ -143,6 +143,8 @@ def _error(original: nn.Module, small: nn.Module, split: Split) -> float:
     for inputs in split.judging():
         size = inputs.batch or 1
         pairs = list(zip(floats(inputs(original)), floats(inputs(small)), strict=True))
-        total += size * sum(relative_error(*pair).item() for pair in pairs) / max(len(pairs), 1)
+        total += size * sum(squared_error(*pair).item() for pair in pairs) / max(len(pairs), 1)
         samples += size
+    if not samples:
+        raise RuntimeError("the calibration data is a single batch of a fixed size; give several")
     return total / samples
