@@ -97,8 +97,8 @@ class Refinement:
                 before = after = _error(graph.model, small, split)
                 self._steps(graph, small, parameters, split, torch.Generator().manual_seed(seed), progress)
                 after = _error(graph.model, small, split)
-            except RuntimeError as error:  # no derivative, or no memory for one: the repair still stands
-                failed = str(error).splitlines()[0]
+            except Exception as error:  # no derivative, no memory, a forward that refuses: the repair still stands
+                failed = f"{type(error).__name__}: {error}".splitlines()[0]
         found = Refined(before, after, self.steps, failed)
         for parameter, (value, asked) in zip(parameters, former, strict=True):
             parameter.requires_grad_(asked)
