@@ -28,6 +28,7 @@ from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.refine import Refined, Refinement
+from workbench.refine.split import Split
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
 from workbench.spill import Memory, Spill
 
@@ -62,7 +63,8 @@ def apply(
         )
     batches = Batches.of(calibration)
     with torch.no_grad():
-        tensors, repairs = _Pair(graph, plan, batches, rows, memory, seed).run(progress)
+        split = None if refine is None else refine.split(graph, batches)
+        tensors, repairs = _Pair(graph, plan, batches, split, rows, memory, seed).run(progress)
     repaired = copy.deepcopy(graph.model)
     set_tensors_(repaired, tensors)
     small = smaller(graph, repaired, record_of(graph, plan.kept))
@@ -74,14 +76,22 @@ def apply(
 class _Pair:
     """Both networks on all the calibration data, as far as they have come."""
 
-    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, memory: int, seed: int):
+    def __init__(
+        self, graph: ChannelGraph, plan: Plan, batches: Batches, split: Split | None, rows: int, memory: int, seed: int
+    ):
         self.graph, self.plan, self.program = graph, plan, graph.program
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         self.readers = {
             node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
         }
-        self.sizes = [inputs.batch or 1 for inputs in batches]
+        sizes = [inputs.batch or 1 for inputs in batches]
+        self.starts = [sum(sizes[:number]) for number in range(len(sizes))]
+        # what is to judge a refinement must be new to the repair, too
+        self.aside = [
+            None if split is None else split.judges(number, first, size)
+            for number, (first, size) in enumerate(zip(self.starts, sizes, strict=True))
+        ]
         shared = Memory(memory)
         self.dense = [Spill(shared, self.program.start(inputs)) for inputs in batches]
         self.cuts = record_of(graph, plan.kept).cuts
@@ -130,14 +140,13 @@ class _Pair:
 
     def _evidence(self, reader: Reader, shortcut: Shortcut | None) -> Evidence:
         """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
-        evidence, first = reader.empty(), 0
-        for values, small, size in zip(self.dense, self.small, self.sizes, strict=True):
+        evidence = reader.empty()
+        for values, small, first, aside in zip(self.dense, self.small, self.starts, self.aside, strict=True):
             source: Tensor = ChainMap(small, values)[reader.how.input]
             wanted: Tensor = values[reader.how.target]
             makes = reader.how.target == reader.layer.node
             drift = shortcut.drift(values, small, wanted) if shortcut and makes else None
-            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
-            first += size
+            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first, aside)
         return evidence
 
     def _differs(self, node: Node) -> bool:

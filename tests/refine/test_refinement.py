@@ -111,13 +111,16 @@ def test_never_worse_on_fresh_samples(seed: int, samples: int, share: float) -> 
 
 
 def test_what_does_not_help_is_not_kept() -> None:
+    """However wild the steps are, the weights are those of the repair."""
     _, graph = net()
     data = [torch.randn(64, 3, 8, 8)]
-    plain = apply(graph, half(graph), data)
-    wild = apply(graph, half(graph), data, refine=Refinement(steps=5, rate=50.0))
-    assert wild.refined is not None
-    assert not wild.refined.kept
-    assert all(map(torch.equal, plain.model.state_dict().values(), wild.model.state_dict().values()))
+    wild = [apply(graph, half(graph), data, refine=Refinement(steps=5, rate=rate)) for rate in (2.0, 3.0, 1e4)]
+    for applied in wild:
+        assert applied.refined is not None
+        assert not applied.refined.kept
+        assert all(map(torch.equal, wild[0].model.state_dict().values(), applied.model.state_dict().values()))
+    assert wild[2].refined is not None
+    assert "diverged" in wild[2].refined.failed
 
 
 def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:
@@ -159,7 +162,7 @@ def test_a_fixed_batch_is_never_cut() -> None:
     assert applied.refined.failed == ""
     single = apply(graph, half(graph), [torch.randn(4, 3, 8, 8)], refine=QUICK).refined
     assert single is not None
-    assert "give several" in single.failed
+    assert "no sample is left to judge" in single.failed
 
 
 @pytest.mark.parametrize(
@@ -176,13 +179,13 @@ def test_what_judges_is_never_fitted_to() -> None:
     from workbench.refine.split import Split
 
     batches = Batches.of([torch.arange(30.0)[:, None], torch.arange(30.0, 50.0)[:, None]])
-    split = Split(batches, 10, 8, whole=False)
+    split = Split(batches, 5, 8, whole=False)
     judging = torch.cat([inputs.tensors()[0] for inputs in split.judging()])
     fitted = torch.cat([inputs.tensors()[0] for inputs in split.fitted()])
-    assert len(judging) == 10
+    assert len(judging) == 5
     assert torch.equal(torch.cat([judging, fitted]).sort(0).values, torch.arange(50.0)[:, None])
     draws = split.forever(torch.Generator().manual_seed(0))
-    drawn_samples = torch.cat([next(draws).tensors()[0] for _ in range(6)])  # 24 and 16 in batches of 8, then anew
+    drawn_samples = torch.cat([next(draws).tensors()[0] for _ in range(7)])  # in batches of 8, then anew
     assert not set(drawn_samples.flatten().tolist()) & set(judging.flatten().tolist())
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from workbench.calibrate import HELD_OUT, Batches
+from workbench.calibrate import Batches
 from workbench.graph.modes import evaluating
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
@@ -18,7 +18,7 @@ from workbench.refine.bases import input_bases
 from workbench.refine.blend import blended
 from workbench.refine.features import Features, floats, squared_error
 from workbench.refine.optimizer import Quasi
-from workbench.refine.split import Split
+from workbench.refine.split import JUDGES, Split
 
 WARM_UP = 0.2  # share of the steps in which the rate rises
 
@@ -54,7 +54,7 @@ class Refinement:
     rate : the largest step, as a share of each parameter's root mean square
     features : weight of the layers' error beside the output's
     batch : samples a step, at most
-    held_out : at most this many samples judge and are not fitted to; at most a quarter of all
+    held_out : at most this many samples judge and are not fitted to; at most an eighth of all
     blend : whether samples are mixed with each other, see ``blended``
 
     Examples
@@ -83,12 +83,16 @@ class Refinement:
                 f"a refinement has a rate above 0, not {self.rate}, and features >= 0, not {self.features}"
             )
 
+    def split(self, graph: ChannelGraph, batches: Batches) -> Split:
+        """Which samples are fitted to and which judge; a repair that comes before must leave the latter alone, too."""
+        held_out = max(1, min(self.held_out, batches.samples // JUDGES))
+        return Split(batches, held_out, self.batch, whole=not graph.program.any_batch)
+
     def apply_(
         self, graph: ChannelGraph, small: nn.Module, batches: Batches, *, seed: int = 0, progress: bool = False
     ) -> Refined:
         """Refine a smaller model in place; where samples that were held out do not gain, it stays as it was."""
-        held_out = min(self.held_out, batches.samples // HELD_OUT)
-        split = Split(batches, held_out, self.batch, whole=not graph.program.any_batch)
+        split = self.split(graph, batches)
         parameters = [parameter for parameter in small.parameters() if parameter.is_floating_point()]
         former = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
         before, after, failed = 0.0, 0.0, ""
@@ -99,6 +103,8 @@ class Refinement:
                 after = _error(graph.model, small, split)
             except Exception as error:  # no derivative, no memory, a forward that refuses: the repair still stands
                 failed = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not math.isfinite(after):
+            after, failed = before, f"the steps diverged; try a rate below {self.rate}"
         found = Refined(before, after, self.steps, failed)
         for parameter, (value, asked) in zip(parameters, former, strict=True):
             parameter.requires_grad_(asked)
@@ -146,5 +152,5 @@ def _error(original: nn.Module, small: nn.Module, split: Split) -> float:
         total += size * sum(squared_error(*pair).item() for pair in pairs) / max(len(pairs), 1)
         samples += size
     if not samples:
-        raise RuntimeError("the calibration data is a single batch of a fixed size; give several")
+        raise RuntimeError(f"no sample is left to judge; give {JUDGES} or more, in several batches of a fixed size")
     return total / samples

@@ -10,6 +10,8 @@ from torch import Tensor
 from workbench.calibrate import Batches
 from workbench.graph.inputs import Inputs
 
+JUDGES = 8  # at most every eighth sample judges, so that the repair before still has samples of its own to hold out
+
 
 class Split:
     """Every n-th sample judges, so that no order of the data matters; every n-th batch where batches cannot be cut.
@@ -24,9 +26,13 @@ class Split:
 
     def __init__(self, batches: Batches, held_out: int, size: int, whole: bool):
         self.batches, self.size, self.whole = batches, size, whole
-        things = len(batches) if whole else batches.samples
-        share = held_out / batches.samples
-        self.every = max(2, round(1 / share)) if not whole else max(2, min(round(1 / share), things))
+        every = max(JUDGES, round(batches.samples / held_out))
+        self.every = max(2, min(every, len(batches))) if whole else every
+
+    def judges(self, batch: int, first: int, size: int) -> Tensor:
+        """Which samples of a batch judge, bool ``[size]``: of that number, with so many samples before it."""
+        numbers = torch.full((size,), batch) if self.whole else torch.arange(first, first + size)
+        return numbers % self.every == self.every - 1
 
     def fitted(self) -> Iterator[Inputs]:
         """Every batch without what judges."""
@@ -48,9 +54,9 @@ class Split:
 
     def _parts(self, judging: bool) -> Iterator[Inputs]:
         first = 0
-        for inputs in self.batches:
-            size = 1 if self.whole else inputs.batch or 1
-            judges = torch.arange(first, first + size) % self.every == self.every - 1
+        for number, inputs in enumerate(self.batches):
+            size = inputs.batch or 1
+            judges = self.judges(number, first, size)
             places = (judges if judging else ~judges).nonzero().flatten()
             if len(places):
                 yield inputs if self.whole or inputs.batch is None else _picked(inputs, places)
