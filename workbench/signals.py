@@ -7,7 +7,7 @@ gradient over the unit's channels and positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,9 +58,6 @@ class UnitSignals:
             gates = channels.summed(value * gradient)
             self.fisher += gates.square().sum(0)
             self.taylor += gates.sum(0).square()
-
-    def __add__(self, other: UnitSignals) -> UnitSignals:
-        return UnitSignals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 @dataclass(frozen=True)
