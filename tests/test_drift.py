@@ -74,6 +74,18 @@ def test_a_channel_that_the_norm_cuts_off_asks_for_nothing() -> None:
     assert drift[:, 3].all()
 
 
+def test_a_norm_whose_scale_is_computed_asks_for_nothing() -> None:
+    torch.manual_seed(0)
+    model = Block().eval()
+    nn.utils.parametrize.register_parametrization(model.bn, "weight", nn.Softplus())
+    graph = trace(model, torch.randn(2, 3, 6, 6))
+    assert shortcut_of(graph, "two") is None
+    units = {group.name: group.units for group in graph.groups}
+    plan = Plan({name: tuple(range(count - 1)) for name, count in units.items()}, units, Budget(macs=0.9), 0.0, 0.0,
+                graph.fingerprint)  # fmt: skip
+    assert apply(graph, plan, [torch.randn(16, 3, 6, 6)]).repairs.keys() >= {"two"}
+
+
 def test_the_output_is_nearer_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = []
     for without in (False, True):

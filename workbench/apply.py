@@ -28,7 +28,6 @@ from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.refine import Refined, Refinement
-from workbench.refine.split import Split
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
 from workbench.spill import Memory, Spill
 
@@ -62,23 +61,28 @@ def apply(
             f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
         )
     batches = Batches.of(calibration)
-    with torch.no_grad():
-        split = None if refine is None else refine.split(graph, batches)
-        tensors, repairs = _Pair(graph, plan, batches, split, rows, memory, seed).run(progress)
-    repaired = copy.deepcopy(graph.model)
-    set_tensors_(repaired, tensors)
-    small = smaller(graph, repaired, record_of(graph, plan.kept))
     if refine is None or not plan.cut:
-        return Applied(small, repairs)
-    return Applied(small, repairs, refine.apply_(graph, small, batches, seed=seed, progress=progress))
+        return Applied(*_repaired(_Pair(graph, plan, batches, rows, memory, seed), progress))
+    fitted = refine.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
+    small, repairs = _repaired(_Pair(graph, plan, fitted, rows, memory, seed), progress)
+    refined = refine.apply_(graph, small, batches, seed=seed, progress=progress)
+    if not refined.kept:  # what was to judge can help the repair instead
+        small, repairs = _repaired(_Pair(graph, plan, batches, rows, memory, seed), progress)
+    return Applied(small, repairs, refined)
+
+
+@torch.no_grad()
+def _repaired(pair: _Pair, progress: bool) -> tuple[nn.Module, dict[str, Repair]]:
+    tensors, repairs = pair.run(progress)
+    repaired = copy.deepcopy(pair.graph.model)
+    set_tensors_(repaired, tensors)
+    return smaller(pair.graph, repaired, record_of(pair.graph, pair.plan.kept)), repairs
 
 
 class _Pair:
     """Both networks on all the calibration data, as far as they have come."""
 
-    def __init__(
-        self, graph: ChannelGraph, plan: Plan, batches: Batches, split: Split | None, rows: int, memory: int, seed: int
-    ):
+    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, memory: int, seed: int):
         self.graph, self.plan, self.program = graph, plan, graph.program
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
@@ -87,11 +91,6 @@ class _Pair:
         }
         sizes = [inputs.batch or 1 for inputs in batches]
         self.starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        # what is to judge a refinement must be new to the repair, too
-        self.aside = [
-            None if split is None else split.judges(number, first, size)
-            for number, (first, size) in enumerate(zip(self.starts, sizes, strict=True))
-        ]
         shared = Memory(memory)
         self.dense = [Spill(shared, self.program.start(inputs)) for inputs in batches]
         self.cuts = record_of(graph, plan.kept).cuts
@@ -141,12 +140,12 @@ class _Pair:
     def _evidence(self, reader: Reader, shortcut: Shortcut | None) -> Evidence:
         """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
         evidence = reader.empty()
-        for values, small, first, aside in zip(self.dense, self.small, self.starts, self.aside, strict=True):
+        for values, small, first in zip(self.dense, self.small, self.starts, strict=True):
             source: Tensor = ChainMap(small, values)[reader.how.input]
             wanted: Tensor = values[reader.how.target]
             makes = reader.how.target == reader.layer.node
             drift = shortcut.drift(values, small, wanted) if shortcut and makes else None
-            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first, aside)
+            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
         return evidence
 
     def _differs(self, node: Node) -> bool:

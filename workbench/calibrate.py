@@ -170,17 +170,11 @@ class Reader:
         """Evidence of this layer's shape, without rows."""
         return Evidence(*(Moments.empty(*self.size) for _ in range(2)))
 
-    def gather(
-        self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int, aside: Tensor | None = None
-    ) -> None:
-        """Add rows of a batch whose first sample has this number: what the layer reads, and what should come out.
-
-        Samples that are ``aside``, bool ``[samples]``, are left out.
-        """
+    def gather(self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int) -> None:
+        """Add rows of a batch whose first sample has this number: what the layer reads, and what should come out."""
         positions = self.how.positions(outputs, self.per_sample, self.generator)
         kept_back = torch.arange(first, first + len(inputs)) % HELD_OUT == HELD_OUT - 1
         for moments, some in ((evidence.fit, ~kept_back), (evidence.held_out, kept_back)):
-            some = some if aside is None or len(aside) != len(some) else some & ~aside
             if some.any():
                 moments.add(self.how.rows(inputs[some], positions), self.how.targets(outputs[some], positions))
 

@@ -35,6 +35,8 @@ class Shortcut:
             (user,) = node.users
             if is_batch_norm(user):
                 factor = _scale(bind(user, user.args, user.kwargs), program)
+                if factor is None:
+                    return None
                 scale = factor if scale is None else scale * factor
             elif op_name(user) == "add":
                 other = _other(user, node)
@@ -56,15 +58,14 @@ class Shortcut:
         return (lost / scale.masked_fill(faint, 1)).masked_fill(faint, 0)
 
 
-def _scale(norm: dict[str, Any], program: Program) -> Tensor:
-    variance, weight = (_tensor(norm[name], program) for name in ("running_var", "weight"))
-    assert variance is not None
+def _scale(norm: dict[str, Any], program: Program) -> Tensor | None:
+    """What a BN multiplies by; None where that is computed, as a parametrized weight is."""
+    given = [norm[name] for name in ("running_var", "weight") if norm[name] is not None]
+    if any(node.name not in program.state for node in given):
+        return None
+    variance, *weight = (program.tensors[program.state[node.name]] for node in given)
     scale = (variance + norm["eps"]).rsqrt()
-    return scale if weight is None else scale * weight
-
-
-def _tensor(node: Node | None, program: Program) -> Tensor | None:
-    return None if node is None else program.tensors[program.state[node.name]]
+    return scale * weight[0] if weight else scale
 
 
 def _other(add: Node, node: Node) -> str:

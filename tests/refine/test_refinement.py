@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from tests.models import TOYS, Toy, call, drawn
 from workbench import Budget, Plan, Refinement, trace, verify
 from workbench.apply import apply
-from workbench.calibrate import Batches
+from workbench.calibrate import MEMORY, ROWS, Batches
 from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph
 
+module = importlib.import_module("workbench.apply")
 QUICK = Refinement(steps=40, batch=32)
 
 
@@ -48,6 +50,13 @@ def plan_of(graph: ChannelGraph, kept: dict[str, list[int]]) -> Plan:
 
 def half(graph: ChannelGraph) -> Plan:
     return plan_of(graph, {group.name: list(range(group.units // 2)) for group in graph.groups})
+
+
+def without_judges(graph: ChannelGraph, plan: Plan, data: list[Tensor]) -> nn.Module:
+    """The repair that a refinement starts from."""
+    batches = Batches.of(data)
+    pair = module._Pair(graph, plan, QUICK.split(graph, batches).fitted, ROWS, MEMORY, 0)
+    return module._repaired(pair, False)[0]
 
 
 def smooth(samples: int) -> Tensor:
@@ -101,26 +110,29 @@ def test_twice_the_same_is_byte_equal() -> None:
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 999), samples=st.sampled_from([16, 24, 64]), share=st.floats(0.2, 0.9))
 def test_never_worse_on_fresh_samples(seed: int, samples: int, share: float) -> None:
-    """The mean over nets is below one; no net is more than a twentieth worse."""
+    """No net is more than a twentieth worse than the same repair without it, with as few as four samples that judge."""
     model, graph = net(seed)
     kept = {group.name: list(range(max(1, round(share * group.units)))) for group in graph.groups}
     data, fresh = smooth(samples), smooth(512)
-    plain = apply(graph, plan_of(graph, kept), [data])
-    refined = apply(graph, plan_of(graph, kept), [data], refine=QUICK)
-    assert error(model, refined.model, fresh) <= 1.05 * error(model, plain.model, fresh)
+    repaired = without_judges(graph, plan_of(graph, kept), [data])
+    refined = apply(graph, plan_of(graph, kept), [data], refine=Refinement())
+    assert refined.refined is not None
+    if refined.refined.kept:
+        assert error(model, refined.model, fresh) <= 1.05 * error(model, repaired, fresh)
 
 
 def test_what_does_not_help_is_not_kept() -> None:
-    """However wild the steps are, the weights are those of the repair."""
+    """However wild the steps are, the model is the one that the repair alone gives, from all samples."""
     _, graph = net()
     data = [torch.randn(64, 3, 8, 8)]
-    wild = [apply(graph, half(graph), data, refine=Refinement(steps=5, rate=rate)) for rate in (2.0, 3.0, 1e4)]
+    plain = apply(graph, half(graph), data)
+    wild = [apply(graph, half(graph), data, refine=Refinement(steps=5, rate=rate)) for rate in (2.0, 1e4)]
     for applied in wild:
         assert applied.refined is not None
         assert not applied.refined.kept
-        assert all(map(torch.equal, wild[0].model.state_dict().values(), applied.model.state_dict().values()))
-    assert wild[2].refined is not None
-    assert "diverged" in wild[2].refined.failed
+        assert all(map(torch.equal, plain.model.state_dict().values(), applied.model.state_dict().values()))
+    assert wild[1].refined is not None
+    assert "diverged" in wild[1].refined.failed
 
 
 def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:
@@ -180,8 +192,8 @@ def test_what_judges_is_never_fitted_to() -> None:
 
     batches = Batches.of([torch.arange(30.0)[:, None], torch.arange(30.0, 50.0)[:, None]])
     split = Split(batches, 5, 8, whole=False)
-    judging = torch.cat([inputs.tensors()[0] for inputs in split.judging()])
-    fitted = torch.cat([inputs.tensors()[0] for inputs in split.fitted()])
+    judging = torch.cat([inputs.tensors()[0] for inputs in split.judging])
+    fitted = torch.cat([inputs.tensors()[0] for inputs in split.fitted])
     assert len(judging) == 5
     assert torch.equal(torch.cat([judging, fitted]).sort(0).values, torch.arange(50.0)[:, None])
     draws = split.forever(torch.Generator().manual_seed(0))
@@ -192,12 +204,13 @@ def test_what_judges_is_never_fitted_to() -> None:
 def test_blends_lie_between_the_samples_and_keep_their_places() -> None:
     from workbench.refine.blend import blended
 
+    torch.manual_seed(0)
     images, offsets = torch.rand(64, 3, 9, 9), torch.rand(64, 4)
     both = Inputs((images,), {"offset": offsets})
     image, offset = blended(both, torch.Generator().manual_seed(0)).tensors()
     assert image.shape == images.shape
-    assert (image >= images.amin(0)).all()
-    assert (image <= images.amax(0)).all()
+    assert (image >= images.amin(0) - 1e-6).all()
+    assert (image <= images.amax(0) + 1e-6).all()
     changed = (image != images).flatten(1).any(1)
     assert 16 < changed.sum() < 64  # about three quarters
     assert ((offset != offsets).any(1) <= changed).all()  # a sample's tensors are mixed alike
@@ -225,3 +238,36 @@ def test_a_wide_layer_has_several_bases() -> None:
     model = nn.Sequential(nn.Linear(1500, 2))
     (found,) = input_bases(model, [Inputs.of(torch.randn(20, 1500))], torch.Generator().manual_seed(0)).values()
     assert [len(basis[0]) for basis in found] == [750, 750]
+
+
+def test_the_repair_never_sees_what_judges() -> None:
+    """Also where the forward folds time into the batch: with other judges the repair is the same."""
+
+    class Folded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 12), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x.flatten(0, 1)).relu()).unflatten(0, (len(x), -1))
+
+    torch.manual_seed(0)
+    graph = trace(Folded(), torch.randn(2, 5, 6))
+    data = torch.randn(32, 5, 6)
+    other = data.clone()
+    other[7::8] = torch.randn(4, 5, 6)
+    one, two = (without_judges(graph, half(graph), [some]).b.weight for some in (data, other))  # type: ignore[union-attr]
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-7)
+    whole = apply(graph, half(graph), [other]).model.b.weight  # type: ignore[union-attr]
+    assert (whole - one).abs().max() > 1e-4  # type: ignore[operator]
+
+
+def test_layers_that_gather_take_part() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    graph = trace(model, torch.randn(2, 8), gather=True)
+    kept = {group.name: list(range(group.units // 2)) for group in graph.exact}
+    assert any("inputs" in name for name in kept)
+    refined = apply(graph, plan_of(graph, kept), [torch.randn(64, 8)], refine=QUICK).refined
+    assert refined is not None
+    assert refined.failed == ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from workbench.refine import Refined
 from workbench.report.view import layers, sensitivity
 
 
@@ -41,16 +43,15 @@ def test_groups_of_different_sizes_share_the_columns_of_the_heat_map() -> None:
     ("refined", "said"),
     [
         (None, ""),
-        (
-            {"before": 0.02, "after": 0.013, "steps": 300, "failed": "", "kept": True},
-            r"lowered .* from 2.0\s% to 1.3\s%",
-        ),
-        ({"before": 0.02, "after": 0.03, "steps": 300, "failed": "", "kept": False}, "did not lower .* not kept"),
-        ({"before": 0.02, "after": 0.02, "steps": 300, "failed": "no grad", "kept": False}, "could not .*: no grad"),
+        (Refined(0.02, 0.013, gained=7, samples=8, steps=300), r"lowered .* from 2.0\s% to 1.3\s%"),
+        (Refined(0.02, 0.03, gained=1, samples=8, steps=300), "not kept.* fell for 1 of 8"),
+        (Refined(0.02, 0.019, gained=4, samples=8, steps=300), "not kept.* fell for 4 of 8"),
+        (Refined(0.02, 0.02, 0, 8, steps=300, failed="no grad"), "could not .*: no grad"),
     ],
 )
-def test_the_refinement_is_told_in_a_sentence(refined: dict[str, Any] | None, said: str) -> None:
-    result = {"curves": None, "groups": [], "layers": [], "refinement": refined}
+def test_the_refinement_is_told_in_a_sentence(refined: Refined | None, said: str) -> None:
+    told = refined and asdict(refined) | {"kept": refined.kept}
+    result = {"curves": None, "groups": [], "layers": [], "refinement": told}
     sentence = layers.view(result)["refinement"]
     assert re.search(said, sentence)
     assert bool(sentence) == bool(refined)

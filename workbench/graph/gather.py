@@ -21,41 +21,45 @@ if TYPE_CHECKING:
     from workbench.graph.trace import ChannelGraph, Layer
 
 
-class _Gathered(nn.Module):
+class Gathered(nn.Module):
     """A layer that reads the input channels at ``places``, int64 ``[in]``."""
 
     dim: int  # of the channels
     places: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.index_select(self.dim, self.places))
+        return super().forward(self.picked(x))
+
+    def picked(self, x: Tensor) -> Tensor:
+        """What the layer reads of its input."""
+        return x.index_select(self.dim, self.places)
 
 
-class GatheredLinear(_Gathered, nn.Linear):
+class GatheredLinear(Gathered, nn.Linear):
     """A linear layer on some of its input features."""
 
     dim = -1
 
 
-class GatheredConv1d(_Gathered, nn.Conv1d):
+class GatheredConv1d(Gathered, nn.Conv1d):
     """A convolution of some of its input channels."""
 
     dim = -2
 
 
-class GatheredConv2d(_Gathered, nn.Conv2d):
+class GatheredConv2d(Gathered, nn.Conv2d):
     """A convolution of some of its input channels."""
 
     dim = -3
 
 
-class GatheredConv3d(_Gathered, nn.Conv3d):
+class GatheredConv3d(Gathered, nn.Conv3d):
     """A convolution of some of its input channels."""
 
     dim = -4
 
 
-GATHERED: dict[type[nn.Module], type[_Gathered]] = {
+GATHERED: dict[type[nn.Module], type[Gathered]] = {
     nn.Linear: GatheredLinear, nn.Conv1d: GatheredConv1d, nn.Conv2d: GatheredConv2d, nn.Conv3d: GatheredConv3d,
 }  # fmt: skip
 
@@ -68,7 +72,7 @@ def gather_(module: nn.Module, kept: Sequence[int]) -> None:
     KeyError
         It is no plain linear layer or convolution.
     """
-    if isinstance(module, _Gathered):  # again: of what it reads already
+    if isinstance(module, Gathered):  # again: of what it reads already
         module.places = module.places[torch.tensor(kept, device=module.places.device)]
         return
     weight: Any = module.weight

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from workbench.graph.gather import Gathered
 from workbench.graph.inputs import Inputs
 from workbench.graph.modules import safe
 from workbench.patches import Patches
@@ -38,6 +39,7 @@ def input_bases(model: nn.Module, batches: Iterable[Inputs], generator: torch.Ge
 
 
 def _rows(module: nn.Module, value: Tensor, generator: torch.Generator) -> Tensor:
+    value = module.picked(value) if isinstance(module, Gathered) else value
     patches = Patches.of_module(module)  # type: ignore[arg-type]  # one of those that are recorded
     places = torch.randperm(patches.places(value), generator=generator)[:PLACES]
     return patches.rows(value, places)

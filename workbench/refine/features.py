@@ -95,6 +95,18 @@ def reads(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
 
 def squared_error(wanted: Tensor, found: Tensor) -> Tensor:
     """Mean squared difference over the variance of what is wanted."""
+    return _squares(wanted, found).mean()
+
+
+def squared_errors(wanted: Tensor, found: Tensor, samples: int) -> Tensor:
+    """The same for each sample, ``[samples]``; alike for all where the first dimension is not theirs."""
+    squares = _squares(wanted, found)
+    if squares.ndim and len(squares) == samples:
+        return squares.flatten(1).mean(1) if squares.ndim > 1 else squares
+    return squares.mean().expand(samples)
+
+
+def _squares(wanted: Tensor, found: Tensor) -> Tensor:
     wanted = wanted.to(found.dtype)
     scale = wanted.var(correction=0).clamp_min(torch.finfo(found.dtype).tiny)
-    return (found - wanted).square().mean() / scale
+    return (found - wanted).square() / scale

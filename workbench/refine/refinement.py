@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from workbench.calibrate import Batches
@@ -16,9 +16,9 @@ from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.refine.bases import input_bases
 from workbench.refine.blend import blended
-from workbench.refine.features import Features, floats, squared_error
+from workbench.refine.features import Features, floats, squared_errors
 from workbench.refine.optimizer import Quasi
-from workbench.refine.split import JUDGES, Split
+from workbench.refine.split import Split
 
 WARM_UP = 0.2  # share of the steps in which the rate rises
 
@@ -27,18 +27,21 @@ WARM_UP = 0.2  # share of the steps in which the rate rises
 class Refined:
     """The output error on held-out samples (mean squared, over the variance of the output) before and after.
 
-    Where it did not fall, or where the refinement ``failed`` and says why, the weights are those before.
+    ``gained`` is the number of ``samples`` held out whose error fell. Where the mean did not fall, where no more
+    samples gained than chance lets, or where the refinement ``failed`` and says why, the weights are those before.
     """
 
     before: float
     after: float
+    gained: int
+    samples: int
     steps: int
     failed: str = ""
 
     @property
     def kept(self) -> bool:
-        """Whether the refined weights are used."""
-        return self.after < self.before
+        """Whether the refined weights are used: by the mean, and by a sign test at one standard error."""
+        return self.after < self.before and self.gained >= (self.samples + math.sqrt(self.samples)) / 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Refinement:
     rate : the largest step, as a share of each parameter's root mean square
     features : weight of the layers' error beside the output's
     batch : samples a step, at most
-    held_out : at most this many samples judge and are not fitted to; at most an eighth of all
+    held_out : at most this many samples judge and are not fitted to; at most a quarter of all
     blend : whether samples are mixed with each other, see ``blended``
 
     Examples
@@ -85,8 +88,7 @@ class Refinement:
 
     def split(self, graph: ChannelGraph, batches: Batches) -> Split:
         """Which samples are fitted to and which judge; a repair that comes before must leave the latter alone, too."""
-        held_out = max(1, min(self.held_out, batches.samples // JUDGES))
-        return Split(batches, held_out, self.batch, whole=not graph.program.any_batch)
+        return Split(batches, self.held_out, self.batch, whole=not graph.program.any_batch)
 
     def apply_(
         self, graph: ChannelGraph, small: nn.Module, batches: Batches, *, seed: int = 0, progress: bool = False
@@ -95,17 +97,20 @@ class Refinement:
         split = self.split(graph, batches)
         parameters = [parameter for parameter in small.parameters() if parameter.is_floating_point()]
         former = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
-        before, after, failed = 0.0, 0.0, ""
+        before = after = torch.zeros(0)
+        failed = ""
         with evaluating(graph.model), evaluating(small):
             try:
-                before = after = _error(graph.model, small, split)
+                before = after = _errors(graph.model, small, split)
                 self._steps(graph, small, parameters, split, torch.Generator().manual_seed(seed), progress)
-                after = _error(graph.model, small, split)
+                after = _errors(graph.model, small, split)
             except Exception as error:  # no derivative, no memory, a forward that refuses: the repair still stands
                 failed = f"{type(error).__name__}: {error}".splitlines()[0]
-        if not math.isfinite(after):
+        if not after.isfinite().all():
             after, failed = before, f"the steps diverged; try a rate below {self.rate}"
-        found = Refined(before, after, self.steps, failed)
+        gained = int((after < before).sum())
+        means = (before.mean().item(), after.mean().item()) if len(before) else (0.0, 0.0)
+        found = Refined(*means, gained, len(before), self.steps, failed)
         for parameter, (value, asked) in zip(parameters, former, strict=True):
             parameter.requires_grad_(asked)
             parameter.grad = None
@@ -120,7 +125,7 @@ class Refinement:
         record = recorded(small)
         assert record is not None
         features = Features(graph, record)
-        quasi = Quasi(parameters, input_bases(small, split.fitted(), generator))
+        quasi = Quasi(parameters, input_bases(small, split.fitted, generator))
         for parameter in parameters:
             parameter.requires_grad_(True)
         draws = split.forever(generator)
@@ -143,14 +148,15 @@ def _schedule(progress: float) -> float:
 
 
 @torch.no_grad()
-def _error(original: nn.Module, small: nn.Module, split: Split) -> float:
-    """Mean relative error of the outputs on the samples that judge."""
-    total, samples = 0.0, 0
-    for inputs in split.judging():
-        size = inputs.batch or 1
-        pairs = list(zip(floats(inputs(original)), floats(inputs(small)), strict=True))
-        total += size * sum(squared_error(*pair).item() for pair in pairs) / max(len(pairs), 1)
-        samples += size
-    if not samples:
-        raise RuntimeError(f"no sample is left to judge; give {JUDGES} or more, in several batches of a fixed size")
-    return total / samples
+def _errors(original: nn.Module, small: nn.Module, split: Split) -> Tensor:
+    """Relative error of the outputs, of each sample that judges."""
+    found = []
+    for inputs in split.judging:
+        pairs = zip(floats(inputs(original)), floats(inputs(small)), strict=True)
+        errors = [squared_errors(*pair, inputs.batch or 1) for pair in pairs]
+        if not errors:
+            raise TypeError("no output is floating-point: there is nothing to draw nearer to")
+        found.append(torch.stack(errors).sum(0).cpu() / len(errors))
+    if not found:
+        raise RuntimeError("no sample is left to judge; give at least 4, in several batches where their size is fixed")
+    return torch.cat(found)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from workbench.calibrate import Batches
 from workbench.graph.inputs import Inputs
-
-JUDGES = 8  # at most every eighth sample judges, so that the repair before still has samples of its own to hold out
 
 
 class Split:
@@ -19,47 +18,58 @@ class Split:
     Parameters
     ----------
     batches : the calibration data
-    held_out : about how many samples judge
+    held_out : about how many samples judge, if there are enough: at most every fourth
     size : samples a step, at most
     whole : whether the model takes batches of one size only
     """
 
     def __init__(self, batches: Batches, held_out: int, size: int, whole: bool):
         self.batches, self.size, self.whole = batches, size, whole
-        every = max(JUDGES, round(batches.samples / held_out))
+        every = max(4, round(batches.samples / held_out))
         self.every = max(2, min(every, len(batches))) if whole else every
 
-    def judges(self, batch: int, first: int, size: int) -> Tensor:
-        """Which samples of a batch judge, bool ``[size]``: of that number, with so many samples before it."""
-        numbers = torch.full((size,), batch) if self.whole else torch.arange(first, first + size)
-        return numbers % self.every == self.every - 1
-
-    def fitted(self) -> Iterator[Inputs]:
+    @property
+    def fitted(self) -> Batches:
         """Every batch without what judges."""
-        return self._parts(judging=False)
+        return self._part(judging=False)
 
-    def judging(self) -> Iterator[Inputs]:
+    @property
+    def judging(self) -> Batches:
         """Every batch's part that judges."""
-        return self._parts(judging=True)
+        return self._part(judging=True)
 
     def forever(self, generator: torch.Generator) -> Iterator[Inputs]:
         """Batches for steps, each time in another order."""
+        fitted = self.fitted
         while True:
-            for inputs in self.fitted():
+            for inputs in fitted:
                 if self.whole or inputs.batch is None:
                     yield inputs
                     continue
                 for places in torch.randperm(inputs.batch, generator=generator).split(self.size):
                     yield _picked(inputs, places)
 
-    def _parts(self, judging: bool) -> Iterator[Inputs]:
-        first = 0
-        for number, inputs in enumerate(self.batches):
+    def _part(self, judging: bool) -> Batches:
+        part = _Part(self, judging)
+        sizes = [inputs.batch or 1 for inputs in part]
+        return Batches(part, sum(sizes), len(sizes), self.batches.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What judges, or all the rest; read anew each time, as the calibration data is."""
+
+    split: Split
+    judging: bool
+
+    def __iter__(self) -> Iterator[Inputs]:
+        first, every, whole = 0, self.split.every, self.split.whole
+        for number, inputs in enumerate(self.split.batches):
             size = inputs.batch or 1
-            judges = self.judges(number, first, size)
-            places = (judges if judging else ~judges).nonzero().flatten()
+            numbers = torch.full((size,), number) if whole else torch.arange(first, first + size)
+            (places,) = (((numbers % every) == every - 1) == self.judging).nonzero(as_tuple=True)
             if len(places):
-                yield inputs if self.whole or inputs.batch is None else _picked(inputs, places)
+                yield inputs if whole or inputs.batch is None else _picked(inputs, places)
             first += size
 
 

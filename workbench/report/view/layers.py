@@ -31,7 +31,8 @@ def _refinement(refined: Mapping[str, Any] | None) -> str:
     steps = f"{refined['steps']} steps of joint refinement"
     if not refined["kept"]:
         return (
-            f"{steps} did not lower the error of the model's output on held-out samples ({before}) and were not kept."
+            f"{steps} were not kept: on held-out samples the error of the model's output went from {before} to "
+            f"{after}, and fell for {refined['gained']} of {refined['samples']}."
         )
     return f"{steps} then lowered the error of the model's output on held-out samples from {before} to {after}."
 
