@@ -1,6 +1,10 @@
-"""Accuracy after compression without training: each network of the zoo at each share of its MACs.
+"""Accuracy after compression without training: criteria and repairs at one set of widths, and the peers beside them.
 
-python benchmarks/accuracy.py [--networks vgg resnet20] [--targets 0.5 0.3] [--markdown] [--out accuracy.json]
+Each network of the zoo at each share of its MACs, on all 10,000 test images, means over seeds with paired bootstrap
+intervals. Peers: ``pip install torch-pruning==1.6.1 aimet-torch==2.42.0``. It takes hours, and goes on where it stopped
+when it is given the same --store.
+
+python benchmarks/accuracy.py --peers [--full vgg resnet20] [--store cells.jsonl] [--markdown] [--figure out.png]
 """
 
 from __future__ import annotations
@@ -9,68 +13,125 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from cells import Cell, Row, Store, summary
+from tqdm.auto import tqdm
+from ways import CRITERIA, NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, WAYS, accuracy_of, macs_of, way_of
 
 import workbench as wb
-from workbench.zoo import task
 
-Row = dict[str, Any]
-TARGETS = (0.5, 0.3)
+TARGETS = (0.75, 0.5, 0.3, 0.2)
 
 
-def measure(networks: Sequence[str], targets: Sequence[float], seed: int, *, progress: bool = False) -> dict[str, Any]:
-    """One row a network and target; a target that no plan reaches is a row that says so."""
-    rows = [row for name in networks for row in _rows(name, targets, seed, progress)]
-    versions = {package: version(package) for package in ("workbench", "torch")}
-    return {"benchmark": "accuracy", "seed": seed, "versions": versions, "rows": rows}
+def grid(
+    networks: Sequence[str], targets: Sequence[float], seeds: Sequence[int], full: Sequence[str], peers: bool
+) -> Iterator[Cell]:
+    """The cells that are asked for, what matters most first."""
+    for network in networks:
+        yield Cell(network, 0, 1.0, "original", NONE)
+    for seed in seeds:
+        for network in networks:
+            for target in targets:
+                yield Cell(network, seed, target, OURS, REFINED)
+                yield Cell(network, seed, target, OURS, SQUARES)
+    for network in networks if peers else ():
+        for target in targets:
+            for method in WAYS["torch_pruning"][1]:
+                yield from (Cell(network, 0, target, method, repair) for repair in (NONE, NORMS))
+            yield from (Cell(network, 0, target, method, NONE) for method in WAYS["aimet"][1])
+    for network in full:
+        for seed in seeds:
+            for target in targets:
+                yield from (Cell(network, seed, target, method, repair) for method in CRITERIA for repair in REPAIRS)
 
 
-def _rows(name: str, targets: Sequence[float], seed: int, progress: bool) -> list[Row]:
-    study = task.study(name, seed=seed, progress=progress)
-    start = time.process_time()
-    study.sensitivity()
-    searched = time.process_time() - start
-    rows = []
-    for target in targets:
+def measure(cells: Sequence[Cell], store: Store) -> None:
+    """Every cell that the store has not."""
+    way = lru_cache(2)(lambda maker, network, seed: maker(network, seed))
+    known = {cell.network: macs_of(wb.zoo.load(cell.network)) for cell in cells}
+    for cell in tqdm(store.missing(dict.fromkeys(cells)), "cells", disable=not sys.stderr.isatty()):
         start = time.process_time()
         try:
-            result = study.compress(wb.Budget(macs=target))
-        except wb.Unreachable as error:
-            rows.append({"network": name, "target": target, "failed": str(error)})
+            if cell.method == "original":
+                small = wb.zoo.load(cell.network)
+            else:
+                maker = way(way_of(cell.method), cell.network, cell.seed)
+                small = maker.smaller(cell.target, cell.method, cell.repair)
+        except Exception as error:  # a peer or a criterion that cannot: a row that says so
+            store.add(cell, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
             continue
-        rows.append({
-            "network": name, "target": target,
-            "macs_ratio": result.ratio["macs"], "params_ratio": result.ratio["params"],
-            "before": result.score.before, "after": result.score.after, "interval": result.score.interval,
-            "verified": result.verification.ok, "search_cpu_seconds": round(searched, 1),
-            "compress_cpu_seconds": round(time.process_time() - start, 1),
-        })  # fmt: skip
-    return rows
+        seconds = round(time.process_time() - start, 1)
+        hits = accuracy_of(small).numpy()
+        store.add(cell, {"macs_ratio": macs_of(small) / known[cell.network], "cpu_seconds": seconds}, hits)
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One line a network, one column a target: accuracy and the points lost."""
-    targets = list(dict.fromkeys(row["target"] for row in rows))
-    lines = [["network", "original", *(f"{target:.0%} of the MACs" for target in targets)]]
-    lines.append(["---", *("---:" for _ in range(1 + len(targets)))])
-    for name in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == name]
-        original = next((f"{row['before']:.2%}" for row in own if "before" in row), "")
-        lines.append([name, original, *map(_cell, own)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    """A table a network: one line a method and repair, one column a target with the points of accuracy lost."""
+    parts = []
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        targets = sorted({row["target"] for row in own}, reverse=True)
+        original = next((f" ({row['original']:.2%})" for row in own if "original" in row), "")
+        lines = [[f"{network}{original}", "repair", *(f"{target:.0%} of the MACs" for target in targets)]]
+        lines.append(["---", "---", *("---:" for _ in targets)])
+        for method, repair in dict.fromkeys((row["method"], row["repair"]) for row in own):
+            found = {row["target"]: row for row in own if (row["method"], row["repair"]) == (method, repair)}
+            lines.append([method, repair, *(_cell(found.get(target)) for target in targets)])
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    return "\n\n".join(parts)
 
 
-def _cell(row: Row) -> str:
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
     if "failed" in row:
-        return "not reachable"
-    return f"{row['after']:.2%} ({100 * (row['after'] - row['before']):+.2f})"
+        return "failed"
+    low, high = row["interval"]
+    delivered = "" if row["macs_ratio"] > row["target"] - 0.015 else f" at {row['macs_ratio']:.0%}"
+    return f"{-row['loss']:+.2f} [{-high:+.2f}, {-low:+.2f}]{delivered}"
+
+
+def figure(rows: Sequence[Row], path: Path) -> None:
+    """Accuracy against the share of the MACs, one panel a network."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    panels = plt.subplots(1, len(networks), figsize=(3.2 * len(networks), 3.4), sharey=True, squeeze=False)[1][0]
+    lines = {
+        "workbench": [(OURS, REFINED)],
+        "least squares alone": [(OURS, SQUARES)],
+        "AIMET channel pruning": [("AIMET channel pruning", NONE)],
+        "best of Torch-Pruning, BN recalibrated": [(method, NORMS) for method in WAYS["torch_pruning"][1]],
+        "best of Torch-Pruning": [(method, NONE) for method in WAYS["torch_pruning"][1]],
+    }
+    for panel, network in zip(panels, networks, strict=True):
+        for label, ways in lines.items():
+            found = [
+                row for row in rows
+                if row["network"] == network and (row["method"], row["repair"]) in ways and "failed" not in row
+            ]  # fmt: skip
+            best: dict[float, Row] = {}
+            for row in found:
+                best[row["target"]] = max(best.get(row["target"], row), row, key=lambda row: row["accuracy"])
+            points = sorted((row["macs_ratio"], 100 * row["accuracy"]) for row in best.values())
+            panel.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", markersize=4, label=label)
+        panel.set(title=network, xlabel="share of the MACs", xlim=(0.1, 0.8), ylim=(0, 100))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
+    panels[0].figure.tight_layout(rect=(0, 0.14, 1, 1))
+    panels[0].figure.savefig(path, dpi=150)
+    plt.close(panels[0].figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print JSON or a table, and keep the JSON where asked."""
+    """Measure, print JSON or tables, and keep the JSON and the figure where asked."""
     parser = argparse.ArgumentParser(
         description="Accuracy of the zoo's networks after compression without training, on all 10,000 test images."
     )
@@ -78,15 +139,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help=f"of {', '.join(wb.zoo.NAMES)} (default: all)")  # fmt: skip
     parser.add_argument("--targets", nargs="+", type=float, default=TARGETS, metavar="SHARE",
                         help=f"shares of the MACs to keep (default: {' '.join(map(str, TARGETS))})")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the rows drawn from the calibration data (default 0)")
-    parser.add_argument("--markdown", action="store_true", help="print a table instead of JSON")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED",
+                        help="of the rows drawn from the calibration data (default: 0 1 2)")  # fmt: skip
+    parser.add_argument("--peers", action="store_true", help="measure Torch-Pruning and AIMET, too")
+    parser.add_argument("--full", nargs="+", choices=wb.zoo.NAMES, default=(), metavar="NAME",
+                        help="networks on which every criterion meets every repair")  # fmt: skip
+    parser.add_argument("--store", type=Path, help="a file that keeps each cell as it is measured, to go on from")
+    parser.add_argument("--markdown", action="store_true", help="print tables of the points lost instead of JSON")
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
+    parser.add_argument("--figure", type=Path, help="draw accuracy against the share of the MACs")
     given = parser.parse_args(arguments)
-    found = measure(given.networks, given.targets, given.seed, progress=sys.stderr.isatty())
-    document = json.dumps(found, indent=1)
+    try:
+        store = Store(given.store)
+    except ValueError as error:
+        parser.error(str(error))
+    measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers)), store)
+    rows = summary(store)
+    document = json.dumps({"benchmark": "accuracy", "rows": rows}, indent=1)
     if given.out:
         given.out.write_text(document + "\n")
-    print(markdown(found["rows"]) if given.markdown else document)
+    if given.figure:
+        figure(rows, given.figure)
+    print(markdown(rows) if given.markdown else document)
 
 
 if __name__ == "__main__":

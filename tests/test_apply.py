@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from typing import Any
 
@@ -17,6 +18,7 @@ from workbench.apply import apply
 from workbench.calibrate import calibrate
 from workbench.cost.count import count
 from workbench.graph.trace import ChannelGraph
+from workbench.reconstruct import RIDGES
 from workbench.select import Elimination, GroupView
 
 
@@ -89,6 +91,33 @@ def test_the_repair_brings_the_output_nearer(toy: Toy) -> None:
         wanted = call(model, fresh)
         plain, mended = (_distance(wanted, call(small, fresh)) for small in (graph.winnow(kept).eval(), repaired))
     assert mended <= 1.05 * plain
+
+
+def test_without_ridges_it_is_what_winnowing_gives() -> None:
+    toy = BY_NAME["residual"]
+    graph, kept = toy.graph, drawn(toy, 3)
+    small = apply(graph, plan_of(graph, kept), [toy.example(64)], ridges=()).model
+    winnowed = graph.winnow(kept).state_dict()
+    assert all(torch.equal(tensor, winnowed[name]) for name, tensor in small.state_dict().items())
+
+
+def test_folding_changes_biases_alone_and_lies_between() -> None:
+    """Nearer to the original than removal, less near than least squares."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    graph, data, fresh = trace(model, torch.randn(2, 3, 8, 8)), torch.randn(256, 3, 8, 8), torch.randn(256, 3, 8, 8)
+    plan = plan_of(graph, {group.name: range(0, group.units, 2) for group in graph.groups})
+    removed, folded, fitted = (
+        apply(graph, plan, [data], ridges=ridges).model for ridges in ((), (math.inf,), RIDGES)
+    )  # fmt: skip
+    tensors = removed.state_dict()
+    assert {name for name, tensor in folded.state_dict().items() if not torch.equal(tensor, tensors[name])} == {
+        "2.bias", "4.bias",
+    }  # fmt: skip
+    with torch.no_grad():
+        worst, middle, best = (_distance(model(fresh), small(fresh)) for small in (removed, folded, fitted))
+    assert best < 0.9 * middle
+    assert middle < 0.9 * worst
 
 
 def _distance(wanted: Any, found: Any) -> float:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+
+import workbench as wb
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # as for a script that runs there
@@ -18,13 +22,8 @@ BENCHMARKS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path
 
 
 def load(name: str) -> ModuleType:
-    """A benchmark as a module: the folder is no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of the benchmarks' folder."""
+    return importlib.import_module(name)
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
@@ -34,17 +33,67 @@ def test_help(path: Path) -> None:
     assert done.stdout.startswith("usage: ")
 
 
-def test_accuracy(small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "accuracy.json"
-    load("accuracy").main(["--networks", "vgg", "--targets", "0.5", "0.0001", "--out", str(out), "--markdown"])
-    half, nothing = json.loads(out.read_text())["rows"]
-    assert half["macs_ratio"] <= 0.5
-    assert half["verified"]
-    assert "smallest reachable" in nothing["failed"]
-    heading, _, row = capsys.readouterr().out.splitlines()
-    assert heading == "| network | original | 50% of the MACs | 0% of the MACs |"
-    lost = 100 * (half["after"] - half["before"])
-    assert row == f"| vgg | {half['before']:.2%} | {half['after']:.2%} ({lost:+.2f}) | not reachable |"
+def test_accuracy(
+    small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every criterion meets every repair; what fails says so; a second run measures nothing again."""
+    monkeypatch.setattr(wb, "Refinement", partial(wb.Refinement, steps=2))
+    accuracy, store, out = load("accuracy"), tmp_path / "cells.jsonl", tmp_path / "accuracy.json"
+    asked = ["--networks", "vgg", "--targets", "0.5", "0.0001", "--seeds", "0", "1", "--store", str(store)]
+    accuracy.main([*asked, "--full", "vgg", "--out", str(out), "--figure", str(tmp_path / "out.png"), "--markdown"])
+    rows = {(row["target"], row["method"], row["repair"]): row for row in json.loads(out.read_text())["rows"]}
+    assert len(rows) == 2 * 11 * 5
+    assert all("smallest reachable" in row["failed"] for (target, *_), row in rows.items() if target < 0.5)
+    found = {place[1:]: row for place, row in rows.items() if place[0] == 0.5}
+    assert {row["seeds"] for row in found.values()} == {2}
+    assert len({row["macs_ratio"] for row in found.values()}) == 1  # at equal widths
+    for row in found.values():
+        assert row["loss"] == pytest.approx(100 * (row["original"] - row["accuracy"]))
+        assert row["interval"][0] <= row["loss"] <= row["interval"][1]
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading.endswith("| repair | 50% of the MACs | 0% of the MACs |")
+    assert all(line.endswith("| failed |") for line in lines)
+    cells = store.read_text()
+    accuracy.main(asked)
+    assert store.read_text() == cells
+
+
+def test_cells_measured_by_other_versions_are_refused(tmp_path: Path) -> None:
+    store = tmp_path / "cells.jsonl"
+    store.write_text('{"benchmark": "accuracy", "versions": {"workbench": "0.0.1"}}\n')
+    with pytest.raises(ValueError, match=r"0.0.1.*give another --store"):
+        load("cells").Store(store)
+
+
+def test_the_mean_loss_over_seeds_has_an_interval() -> None:
+    """Two seeds that err on other samples average; the interval is that of the normal approximation."""
+    cells = load("cells")
+    store, right = cells.Store(), np.ones(10_000, bool)
+    store.add(cells.Cell("vgg", 0, 1.0, "original", "none"), {"macs_ratio": 1.0, "cpu_seconds": 0}, right)
+    for seed, wrong in enumerate((200, 400)):
+        hits = np.arange(10_000) >= wrong
+        store.add(cells.Cell("vgg", seed, 0.5, "L1", "none"), {"macs_ratio": 0.5, "cpu_seconds": 1}, hits)
+    (row,) = cells.summary(store)
+    assert row["accuracy"] == pytest.approx(0.97)
+    assert row["loss"] == pytest.approx(3)
+    lost = (np.arange(10_000) < 200) + 0.5 * ((np.arange(10_000) >= 200) & (np.arange(10_000) < 400))
+    margin = 1.96 * 100 * lost.std() / 100
+    assert row["interval"] == pytest.approx([3 - margin, 3 + margin], abs=0.05)
+
+
+def test_recalibration_makes_a_norm_count_what_it_sees(small_zoo: None) -> None:
+    ways = load("ways")
+    model = wb.zoo.load("vgg")
+    (first, *_) = (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    first.running_mean.fill_(7.0)
+    seen = []
+    first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    ways.recalibrated(model)
+    torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)))
+    assert not model.training
+    with pytest.raises(TypeError, match="there is no BN"):
+        ways.recalibrated(torch.nn.Linear(2, 2))
 
 
 def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:

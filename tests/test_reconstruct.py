@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from workbench.calibrate import Evidence, calibrate
 from workbench.graph.trace import trace
 from workbench.moments import Moments
-from workbench.reconstruct import RIDGES, Repair, reconstruct
+from workbench.reconstruct import FOLD, RIDGES, Repair, reconstruct
 from workbench.repair import repair_layer, repaired_tensors
 
 
@@ -90,6 +90,26 @@ def test_the_errors_are_those_of_the_held_out_rows() -> None:
     fitted = Ridge(alpha=1e-3 * np.square(x).sum(0).mean(), tol=1e-12).fit(x, fit[1].numpy() - x @ old.T)
     made = held_out[0][:, kept].numpy() @ (fitted.coef_ + old).T + fitted.intercept_
     assert repair.error == pytest.approx((before, np.square(made - held_out[1].numpy()).sum() / scale), rel=1e-6)
+
+
+def test_an_endless_ridge_folds_the_mean_into_the_bias() -> None:
+    weight, bias, rows, targets = scene(300, 8, 3)
+    kept, data = (0, 2, 3), evidence((rows[:200], targets[:200]), (rows[200:], targets[200:]))
+    folded = reconstruct(weight, bias, kept, data, ridges=[FOLD])
+    assert folded.ridge == FOLD
+    assert torch.equal(folded.weight[:, kept], weight[:, kept])
+    torch.testing.assert_close(folded.bias, (targets - rows[:, kept] @ weight[:, kept].T).mean(0))
+    assert folded.error[1] < folded.error[0]
+    assert reconstruct(weight, None, kept, data, intercept=False, ridges=[FOLD]).ridge is None  # nothing to fold into
+
+
+def test_without_ridges_the_weights_stay() -> None:
+    weight, bias, rows, targets = scene(300, 8, 3)
+    repair = reconstruct(weight, bias, (0, 2), evidence((rows, targets), (rows, targets)), ridges=[])
+    assert repair.ridge is None
+    assert repair.error[0] == repair.error[1]
+    assert torch.equal(repair.weight[:, (0, 2)], weight[:, (0, 2)])
+    assert torch.equal(repair.bias, bias)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import ChainMap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
-from workbench.reconstruct import Repair
+from workbench.reconstruct import RIDGES, Repair
 from workbench.refine import Refined, Refinement
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
 from workbench.spill import Memory, Spill
@@ -43,11 +43,13 @@ class Applied:
 
 def apply(
     graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, refine: Refinement | None = None,
-    rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
+    ridges: Sequence[float] = RIDGES, rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
 ) -> Applied:  # fmt: skip
     """Make the smaller model that a plan describes: repaired layer by layer, then all layers together with ``refine``.
 
-    ``memory`` is how many bytes the values of both networks may take between two operations; the others wait on disk.
+    ``ridges`` are those to choose from at each layer: ``()`` leaves all weights as they were, and ``(math.inf,)`` only
+    folds what the removed channels gave on average into the biases. ``memory`` is how many bytes the values of both
+    networks may take between two operations; the others wait on disk.
 
     Raises
     ------
@@ -62,12 +64,12 @@ def apply(
         )
     batches = Batches.of(calibration)
     if refine is None or not plan.cut:
-        return Applied(*_repaired(_Pair(graph, plan, batches, rows, memory, seed), progress))
+        return Applied(*_repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress))
     fitted = refine.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
-    small, repairs = _repaired(_Pair(graph, plan, fitted, rows, memory, seed), progress)
+    small, repairs = _repaired(_Pair(graph, plan, fitted, ridges, rows, memory, seed), progress)
     refined = refine.apply_(graph, small, batches, seed=seed, progress=progress)
     if not refined.kept:  # what was to judge can help the repair instead
-        small, repairs = _repaired(_Pair(graph, plan, batches, rows, memory, seed), progress)
+        small, repairs = _repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress)
     return Applied(small, repairs, refined)
 
 
@@ -82,8 +84,11 @@ def _repaired(pair: _Pair, progress: bool) -> tuple[nn.Module, dict[str, Repair]
 class _Pair:
     """Both networks on all the calibration data, as far as they have come."""
 
-    def __init__(self, graph: ChannelGraph, plan: Plan, batches: Batches, rows: int, memory: int, seed: int):
-        self.graph, self.plan, self.program = graph, plan, graph.program
+    def __init__(
+        self, graph: ChannelGraph, plan: Plan, batches: Batches, ridges: Sequence[float], rows: int, memory: int,
+        seed: int,
+    ):  # fmt: skip
+        self.graph, self.plan, self.program, self.ridges = graph, plan, graph.program, ridges
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         self.readers = {
@@ -129,7 +134,7 @@ class _Pair:
         if reader.how.input not in self.small[0] and len(columns) == reader.size[1]:
             return  # nothing before it changed, and it loses nothing
         evidence = self._evidence(reader, Shortcut.of(node, self.program))
-        repair = repair_layer(self.graph, layer, columns, evidence)
+        repair = repair_layer(self.graph, layer, columns, evidence, self.ridges)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}

@@ -8,6 +8,7 @@ where it helps there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from torch import Tensor
 from workbench.calibrate import Evidence
 from workbench.moments import Moments
 
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the mean square of the inputs
+FOLD = math.inf  # the ridge that leaves the weights and fits the bias alone
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, FOLD)  # of the mean square of the inputs
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def reconstruct(
     kept : the columns that stay, of the ``in / groups * k...`` columns
     evidence : moments of the inputs as they are now, with the outputs as they should be
     intercept : whether the layer can take a new bias; without, the fit goes through the old one
-    ridges : the strengths to choose from, relative to the mean square of the inputs
+    ridges : the strengths to choose from, relative to the mean square of the inputs; ``inf`` fits the bias alone, and
+        without any the weights stay as they were
     """
     groups = len(evidence.fit.xx)
     old = _solution(weight, bias, groups)
@@ -57,9 +60,9 @@ def reconstruct(
     before = evidence.held_out.error(dropped)
     fits = {ridge: _fit(evidence.fit, dropped, columns, ridge, intercept) for ridge in ridges}
     errors = {ridge: evidence.held_out.error(fit) for ridge, fit in fits.items()}
-    best = min(errors, key=lambda ridge: errors[ridge])
+    best = min(errors, key=lambda ridge: errors[ridge], default=None)
     scale = evidence.held_out.energy or 1.0
-    if not errors[best] < before:
+    if best is None or not errors[best] < before:
         return Repair(*_tensors(dropped, weight, bias), (before / scale, before / scale), None)
     solution = _fit(evidence.all, dropped, columns, best, intercept)  # the choice is made: use every row
     return Repair(*_tensors(solution, weight, bias), (before / scale, errors[best] / scale), best)
@@ -81,6 +84,11 @@ def _tensors(solution: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Ten
 def _fit(moments: Moments, dropped: Tensor, columns: Tensor, ridge: float, intercept: bool) -> Tensor:
     """The ridge solution on these columns (the last is the constant), zero elsewhere."""
     free = columns if intercept else columns[:-1]
+    solution = dropped.clone()
+    if ridge == FOLD:
+        if intercept and moments.count:
+            solution[:, -1] += (moments.xy[:, -1] - (moments.xx[:, -1:] @ dropped)[:, 0]) / moments.count
+        return solution
     xx = moments.xx[:, free[:, None], free]
     xy = moments.xy[:, free]
     if not intercept:
@@ -91,7 +99,6 @@ def _fit(moments: Moments, dropped: Tensor, columns: Tensor, ridge: float, inter
     strength[:, :size] = ridge * squares.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     # an input that is always zero cannot be fitted, and its old weight does no harm
     strength[:, :size] += squares.eq(0)
-    solution = dropped.clone()
     factor, failed = torch.linalg.cholesky_ex(xx + torch.diag_embed(strength))
     if failed.any():  # too singular for this ridge: the old weights stand, and a stronger one will win
         return solution

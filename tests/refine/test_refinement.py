@@ -18,6 +18,7 @@ from workbench.apply import apply
 from workbench.calibrate import MEMORY, ROWS, Batches
 from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph
+from workbench.reconstruct import RIDGES
 
 module = importlib.import_module("workbench.apply")
 QUICK = Refinement(steps=40, batch=32)
@@ -55,7 +56,7 @@ def half(graph: ChannelGraph) -> Plan:
 def without_judges(graph: ChannelGraph, plan: Plan, data: list[Tensor]) -> nn.Module:
     """The repair that a refinement starts from."""
     batches = Batches.of(data)
-    pair = module._Pair(graph, plan, QUICK.split(graph, batches).fitted, ROWS, MEMORY, 0)
+    pair = module._Pair(graph, plan, QUICK.split(graph, batches).fitted, RIDGES, ROWS, MEMORY, 0)
     return module._repaired(pair, False)[0]
 
 
