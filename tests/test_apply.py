@@ -19,6 +19,7 @@ from workbench.calibrate import calibrate
 from workbench.cost.count import count
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES
+from workbench.repair import kept_columns, repair_layer
 from workbench.select import Elimination, GroupView
 
 
@@ -151,6 +152,20 @@ def test_later_layers_make_good_what_earlier_ones_lost() -> None:
     assert applied.repairs.keys() == {"2", "4"}
     before, after = applied.repairs["4"].error
     assert after < before
+
+
+def test_where_nothing_changed_before_it_is_the_repair_of_that_layer_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)).double()
+    graph, data = trace(model, torch.randn(2, 3, 9, 9).double()), [torch.randn(64, 3, 9, 9).double()]
+    group, layer = graph["0"], graph.layers[1]
+    kept = {group.name: [0, 2, 3, 7]}
+    columns = kept_columns(graph, layer, kept)
+    alone = repair_layer(graph, layer, columns, calibrate(graph, data).layers["2"].of(columns))
+    found = apply(graph, plan_of(graph, kept), data).repairs
+    assert found.keys() == {"2", "4"}
+    torch.testing.assert_close(found["2"].weight, alone.weight)
+    torch.testing.assert_close(found["2"].bias, alone.bias)
 
 
 def test_a_weight_that_two_layers_share_is_not_fitted_to_one_of_them() -> None:

@@ -83,17 +83,17 @@ def test_the_mean_loss_over_seeds_has_an_interval() -> None:
 
 
 def test_recalibration_makes_a_norm_count_what_it_sees(small_zoo: None) -> None:
-    ways = load("ways")
+    peers = load("peers")
     model = wb.zoo.load("vgg")
     (first, *_) = (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
     first.running_mean.fill_(7.0)
     seen = []
     first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
-    ways.recalibrated(model)
-    torch.testing.assert_close(first.running_mean, seen[0].mean((0, 2, 3)))
+    peers.recalibrated(model, [torch.rand(32, 1, 28, 28), torch.rand(32, 1, 28, 28)])
+    torch.testing.assert_close(first.running_mean, torch.cat(seen).mean((0, 2, 3)))
     assert not model.training
     with pytest.raises(TypeError, match="there is no BN"):
-        ways.recalibrated(torch.nn.Linear(2, 2))
+        peers.recalibrated(torch.nn.Linear(2, 2), [])
 
 
 def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:

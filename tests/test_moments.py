@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.moments import Moments
+from workbench.moments import BLOCK, Moments
 
 
 @pytest.fixture
@@ -33,6 +33,28 @@ def test_sums_over_explicit_rows(rows: tuple[torch.Tensor, torch.Tensor]) -> Non
         torch.testing.assert_close(moments.xy, extended.mT @ y)
         torch.testing.assert_close(moments.yy, y.square().sum(1))
         assert moments.count == 50
+
+
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+def test_all_blocks_of_a_wide_layer_are_there(size: int) -> None:
+    x, y = torch.randn(1, 40, size, dtype=torch.float64), torch.randn(1, 40, 2, dtype=torch.float64)
+    moments = Moments.empty(1, size, 2)
+    moments.add(x[:, :15], y[:, :15])
+    moments.add(x[:, 15:], y[:, 15:])
+    extended = torch.cat([x, torch.ones(1, 40, 1, dtype=torch.float64)], -1)
+    torch.testing.assert_close(moments.xx, extended.mT @ extended)
+    torch.testing.assert_close(moments.xy, extended.mT @ y)
+
+
+def test_parts_are_those_of_the_parts(rows: tuple[torch.Tensor, torch.Tensor]) -> None:
+    x, y = rows
+    some = Moments.empty(2, 2, 3)
+    some.add(x[..., [3, 1]], y)
+    found = gathered(x, y, 50).of([3, 1])
+    torch.testing.assert_close(vars(found), vars(some))
+    few = Moments.empty(2, 4, 2)
+    few.add(x, y[..., ::2])
+    torch.testing.assert_close(vars(gathered(x, y, 50).outputs(slice(None, None, 2))), vars(few))
 
 
 def test_error_is_that_of_the_rows(rows: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -50,6 +50,16 @@ def test_rows_times_weight_is_the_output(data: st.DataObject) -> None:
     torch.testing.assert_close(made, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rows_of_some_channels_are_those_columns(groups: int) -> None:
+    inputs = torch.randn(3, 8, 6, 5)
+    patches = Patches.of_module(nn.Conv2d(8, 4, (2, 3), stride=2, padding=1, groups=groups))
+    positions, columns = torch.tensor([0, 3, 5]), [*range(6), *range(12, 24)]  # channels 0, 2 and 3 of each group
+    assert torch.equal(patches.rows(inputs, positions, columns), patches.rows(inputs, positions)[..., columns])
+    linear = Patches.of_module(nn.Linear(5, 4))
+    assert torch.equal(linear.rows(inputs, positions, [1, 4]), linear.rows(inputs, positions)[..., [1, 4]])
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @pytest.mark.parametrize("dilation", [1, 3])
 def test_same_padding_of_an_even_kernel_is_lopsided(dilation: int) -> None:

@@ -46,7 +46,7 @@ def test_equals_ridge_regression_of_what_the_old_weights_leave(kept: tuple[int, 
     weight, bias, rows, targets = scene(200, 8, 3)
     targets = targets + 3 * torch.sin(rows[:, :3])  # so that no choice of columns is perfect
     repair = reconstruct(
-        weight, bias, kept, evidence((rows[:150], targets[:150]), (rows[150:], targets[150:])), ridges=[ridge]
+        weight, bias, kept, evidence((rows[:150], targets[:150]), (rows[150:], targets[150:])).of(kept), ridges=[ridge]
     )
     x, old = rows[:, kept].numpy(), weight[:, kept].numpy()
     strength = ridge * np.square(x).sum(0).mean()
@@ -61,7 +61,7 @@ def test_equals_ridge_regression_of_what_the_old_weights_leave(kept: tuple[int, 
 def test_a_vanishing_ridge_is_linear_regression() -> None:
     weight, bias, rows, targets = scene(400, 6, 2)
     kept = (0, 1, 4)
-    found = reconstruct(weight, bias, kept, evidence((rows, targets), (rows, targets)), ridges=[1e-13])
+    found = reconstruct(weight, bias, kept, evidence((rows, targets), (rows, targets)).of(kept), ridges=[1e-13])
     fitted = LinearRegression().fit(rows[:, kept].numpy().repeat(2, 0), targets.numpy().repeat(2, 0))
     np.testing.assert_allclose(found.weight[:, kept], fitted.coef_, rtol=1e-6)
     np.testing.assert_allclose(found.bias, fitted.intercept_, rtol=1e-6)
@@ -70,7 +70,7 @@ def test_a_vanishing_ridge_is_linear_regression() -> None:
 def test_without_intercept_the_old_bias_stands() -> None:
     weight, _, rows, targets = scene(300, 6, 2)
     kept = (0, 1, 4)
-    data = evidence((rows, targets), (rows, targets))
+    data = evidence((rows, targets), (rows, targets)).of(kept)
     repair = reconstruct(weight, None, kept, data, intercept=False, ridges=[1e-13])
     fitted = LinearRegression(fit_intercept=False).fit(rows[:, kept].numpy(), targets.numpy())
     np.testing.assert_allclose(repair.weight[:, kept], fitted.coef_, rtol=1e-6)
@@ -81,7 +81,7 @@ def test_the_errors_are_those_of_the_held_out_rows() -> None:
     weight, bias, rows, targets = scene(300, 8, 3)
     kept = (0, 2, 3)
     fit, held_out = (rows[:200], targets[:200]), (rows[200:], targets[200:])
-    repair = reconstruct(weight, bias, kept, evidence(fit, held_out), ridges=[1e-3])
+    repair = reconstruct(weight, bias, kept, evidence(fit, held_out).of(kept), ridges=[1e-3])
     dropped = torch.zeros_like(weight)
     dropped[:, kept] = weight[:, kept]
     scale = (held_out[1] - held_out[1].mean(0)).square().sum().item()
@@ -92,9 +92,24 @@ def test_the_errors_are_those_of_the_held_out_rows() -> None:
     assert repair.error == pytest.approx((before, np.square(made - held_out[1].numpy()).sum() / scale), rel=1e-6)
 
 
+@pytest.mark.parametrize("gone", [[3], [1, 4, 6]])
+def test_is_the_joint_step_of_the_optimal_brain_surgeon(gone: list[int]) -> None:
+    """With H = X'X + ridge, what stays changes by - H^-1[:, Q] (H^-1[Q, Q])^-1 w[Q] (Hassibi & Stork 1993)."""
+    ridge = 1e-3
+    weight, _, rows, _ = scene(300, 8, 3, noise=0)
+    kept = [column for column in range(8) if column not in gone]
+    data = evidence((rows, rows @ weight.T), (rows, rows @ weight.T)).of(kept)
+    found = reconstruct(weight, None, kept, data, intercept=False, ridges=[ridge])
+    strength = ridge * 2 * rows[:, kept].square().sum(0).mean()  # of the rows twice
+    inverse = torch.linalg.inv(2 * rows.T @ rows + strength * torch.eye(8, dtype=torch.float64))
+    step = inverse[:, gone] @ torch.linalg.solve(inverse[gone][:, gone], weight.T[gone])
+    torch.testing.assert_close(found.weight, (weight.T - step).T, rtol=1e-8, atol=1e-10)
+
+
 def test_an_endless_ridge_folds_the_mean_into_the_bias() -> None:
     weight, bias, rows, targets = scene(300, 8, 3)
-    kept, data = (0, 2, 3), evidence((rows[:200], targets[:200]), (rows[200:], targets[200:]))
+    kept = (0, 2, 3)
+    data = evidence((rows[:200], targets[:200]), (rows[200:], targets[200:])).of(kept)
     folded = reconstruct(weight, bias, kept, data, ridges=[FOLD])
     assert folded.ridge == FOLD
     assert torch.equal(folded.weight[:, kept], weight[:, kept])
@@ -105,7 +120,7 @@ def test_an_endless_ridge_folds_the_mean_into_the_bias() -> None:
 
 def test_without_ridges_the_weights_stay() -> None:
     weight, bias, rows, targets = scene(300, 8, 3)
-    repair = reconstruct(weight, bias, (0, 2), evidence((rows, targets), (rows, targets)), ridges=[])
+    repair = reconstruct(weight, bias, (0, 2), evidence((rows, targets), (rows, targets)).of((0, 2)), ridges=[])
     assert repair.ridge is None
     assert repair.error[0] == repair.error[1]
     assert torch.equal(repair.weight[:, (0, 2)], weight[:, (0, 2)])
@@ -121,7 +136,7 @@ def test_never_worse_on_the_held_out_rows(seed: int, n: int, p: int, noise: floa
     """Few rows, many columns, loud noise: the error after is at most the one before, and all is finite."""
     weight, bias, rows, targets = scene(2 * n, p, 2, seed, noise)
     kept = range(max(1, round(share * p)))
-    repair = reconstruct(weight, bias, kept, evidence((rows[:n], targets[:n]), (rows[n:], targets[n:])))
+    repair = reconstruct(weight, bias, kept, evidence((rows[:n], targets[:n]), (rows[n:], targets[n:])).of(kept))
     assert repair.error[1] <= repair.error[0]
     assert torch.isfinite(repair.weight).all()
     assert torch.isfinite(repair.bias).all()
@@ -139,7 +154,7 @@ def test_not_worse_on_fresh_data() -> None:
         weight, bias, rows, targets = scene(1400, 12, 4, seed, noise=0.3)
         kept = range(4 + seed % 8)
         repair = reconstruct(
-            weight, bias, kept, evidence((rows[:300], targets[:300]), (rows[300:400], targets[300:400]))
+            weight, bias, kept, evidence((rows[:300], targets[:300]), (rows[300:400], targets[300:400])).of(kept)
         )
         dropped = torch.zeros_like(weight)
         dropped[:, kept] = weight[:, kept]
@@ -154,7 +169,9 @@ def test_dead_inputs_are_harmless() -> None:
     weight, bias, rows, _ = scene(100, 6, 2)
     rows[:, 2] = 0
     targets = rows @ weight.T + bias
-    repair = reconstruct(weight, bias, (0, 1, 2, 3), evidence((rows[:70], targets[:70]), (rows[70:], targets[70:])))
+    repair = reconstruct(
+        weight, bias, (0, 1, 2, 3), evidence((rows[:70], targets[:70]), (rows[70:], targets[70:])).of((0, 1, 2, 3))
+    )
     assert repair.error[1] < repair.error[0]
     assert torch.isfinite(repair.weight).all()
     torch.testing.assert_close(repair.weight[:, 2], weight[:, 2])  # nothing is known of it, so it stays
@@ -165,7 +182,9 @@ def test_inputs_that_never_change(constant: float) -> None:
     weight, bias, _, _ = scene(10, 5, 2)
     rows = torch.full((40, 5), constant, dtype=torch.float64)
     targets = rows @ weight.T + bias
-    repair = reconstruct(weight, bias, (1, 2), evidence((rows[:30], targets[:30]), (rows[30:], targets[30:])))
+    repair = reconstruct(
+        weight, bias, (1, 2), evidence((rows[:30], targets[:30]), (rows[30:], targets[30:])).of((1, 2))
+    )
     assert torch.isfinite(repair.weight).all()
     torch.testing.assert_close(output(repair, rows), targets, rtol=1e-4, atol=1e-4)
 
@@ -173,7 +192,9 @@ def test_inputs_that_never_change(constant: float) -> None:
 def test_fewer_rows_than_columns() -> None:
     weight, bias, rows, targets = scene(600, 50, 3, noise=0.0)
     kept = range(30)
-    repair = reconstruct(weight, bias, kept, evidence((rows[:12], targets[:12]), (rows[12:20], targets[12:20])))
+    repair = reconstruct(
+        weight, bias, kept, evidence((rows[:12], targets[:12]), (rows[12:20], targets[12:20])).of(kept)
+    )
     assert torch.isfinite(repair.weight).all()
     assert repair.error[1] <= repair.error[0]
 
@@ -183,7 +204,9 @@ def test_twins_among_the_inputs() -> None:
     weight, bias, rows, _ = scene(200, 6, 3)
     rows[:, 5] = rows[:, 4]
     targets = rows @ weight.T + bias
-    repair = reconstruct(weight, bias, range(5), evidence((rows[:150], targets[:150]), (rows[150:], targets[150:])))
+    repair = reconstruct(
+        weight, bias, range(5), evidence((rows[:150], targets[:150]), (rows[150:], targets[150:])).of(range(5))
+    )
     assert repair.error[0] > 0.01
     assert repair.error[1] < 1e-8
 
@@ -193,8 +216,8 @@ def test_each_group_of_a_grouped_layer_is_its_own_problem() -> None:
     layer = nn.Conv2d(4, 6, 3, groups=2).double()
     x = torch.randn(64, 4, 5, 5, dtype=torch.float64)
     graph = trace(nn.Sequential(nn.Conv2d(4, 4, 1), layer, nn.Conv2d(6, 2, 1)).double(), x)
-    found = calibrate(graph, [x]).layers["1"]
     kept = range(9)  # channel 0 of each group
+    found = calibrate(graph, [x]).layers["1"].of(kept)
     repair = reconstruct(layer.weight, layer.bias, kept, found)
     for block in range(2):
         part = Evidence(*(Moments(m.xx[block, None], m.xy[block, None], m.yy[block, None], m.count)
@@ -217,7 +240,7 @@ def test_a_repair_goes_into_the_bias_or_the_norm_behind(bias: bool) -> None:
     graph = trace(model, x)
     layer = graph.layers[1]
     assert layer.mean == (None if bias else "3.running_mean")
-    repair = repair_layer(graph, layer, range(4), calibrate(graph, [x]).layers["2"])
+    repair = repair_layer(graph, layer, range(4), calibrate(graph, [x]).layers["2"].of(range(4)))
     changed = repaired_tensors(layer, repair, graph.program.tensors)
     constant = "2.bias" if bias else "3.running_mean"
     assert changed.keys() == {"2.weight", constant}

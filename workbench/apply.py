@@ -133,7 +133,7 @@ class _Pair:
         columns = kept_columns(self.graph, layer, self.plan.cut)
         if reader.how.input not in self.small[0] and len(columns) == reader.size[1]:
             return  # nothing before it changed, and it loses nothing
-        evidence = self._evidence(reader, Shortcut.of(node, self.program))
+        evidence = self._evidence(reader, columns, Shortcut.of(node, self.program))
         repair = repair_layer(self.graph, layer, columns, evidence, self.ridges)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
@@ -142,15 +142,15 @@ class _Pair:
             names = filter(None, (layer.weight, layer.bias, layer.mean))
             small.hold({placeholder[name]: self.tensors[name] for name in names})
 
-    def _evidence(self, reader: Reader, shortcut: Shortcut | None) -> Evidence:
+    def _evidence(self, reader: Reader, columns: Sequence[int], shortcut: Shortcut | None) -> Evidence:
         """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
-        evidence = reader.empty()
+        evidence = reader.empty(columns)
         for values, small, first in zip(self.dense, self.small, self.starts, strict=True):
             source: Tensor = ChainMap(small, values)[reader.how.input]
             wanted: Tensor = values[reader.how.target]
             makes = reader.how.target == reader.layer.node
             drift = shortcut.drift(values, small, wanted) if shortcut and makes else None
-            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
+            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first, columns)
         return evidence
 
     def _differs(self, node: Node) -> bool:

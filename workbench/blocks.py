@@ -8,6 +8,7 @@ kept channels k as ``sum_c W[:, c, j] A[c, k]`` (an interpolation of channels, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,13 +52,14 @@ class Blocks:
         total = self.columns.shape[1] if self.linear else values[0, 0].numel()
         return torch.randperm(total, generator=generator)[:count].sort().values
 
-    def rows(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        """``[1, samples * positions, channels]``."""
+    def rows(self, inputs: Tensor, positions: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """``[1, samples * positions, channels]``; of some channels alone."""
+        channels = torch.arange(len(self.columns)) if columns is None else torch.tensor(columns)
         if self.linear:
-            values = inputs.reshape(-1, inputs.shape[-1])[:, self.columns[:, positions].to(inputs.device)]
+            values = inputs.reshape(-1, inputs.shape[-1])[:, self.columns[channels][:, positions].to(inputs.device)]
         else:
-            values = inputs.flatten(2)[:, :, positions]
-        return values.movedim(1, 2).reshape(1, -1, len(self.columns))
+            values = inputs.flatten(2)[:, channels.to(inputs.device)[:, None], positions.to(inputs.device)]
+        return values.movedim(1, 2).reshape(1, -1, len(channels))
 
     def targets(self, values: Tensor, positions: Tensor) -> Tensor:
         """The same of the original, weighed by ``scale``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -36,6 +36,10 @@ class Evidence:
     def all(self) -> Moments:
         """Both together."""
         return self.fit + self.held_out
+
+    def of(self, columns: Sequence[int]) -> Evidence:
+        """That of some columns alone."""
+        return Evidence(self.fit.of(columns), self.held_out.of(columns))
 
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(self.fit + other.fit, self.held_out + other.held_out)
@@ -166,17 +170,21 @@ class Reader:
         groups, columns, outputs = self.size
         return 2 * 8 * groups * ((columns + 1) * (columns + 1 + outputs) + outputs)
 
-    def empty(self) -> Evidence:
-        """Evidence of this layer's shape, without rows."""
-        return Evidence(*(Moments.empty(*self.size) for _ in range(2)))
+    def empty(self, columns: Sequence[int] | None = None) -> Evidence:
+        """Evidence of this layer's shape, or of some of its columns, without rows."""
+        groups, whole, outputs = self.size
+        return Evidence(*(Moments.empty(groups, whole if columns is None else len(columns), outputs) for _ in range(2)))
 
-    def gather(self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int) -> None:
+    def gather(
+        self, evidence: Evidence, inputs: Tensor, outputs: Tensor, first: int, columns: Sequence[int] | None = None
+    ) -> None:
         """Add rows of a batch whose first sample has this number: what the layer reads, and what should come out."""
         positions = self.how.positions(outputs, self.per_sample, self.generator)
         kept_back = torch.arange(first, first + len(inputs)) % HELD_OUT == HELD_OUT - 1
         for moments, some in ((evidence.fit, ~kept_back), (evidence.held_out, kept_back)):
             if some.any():
-                moments.add(self.how.rows(inputs[some], positions), self.how.targets(outputs[some], positions))
+                rows = self.how.rows(inputs[some], positions, columns)
+                moments.add(rows, self.how.targets(outputs[some], positions))
 
 
 @dataclass(frozen=True)

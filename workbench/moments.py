@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+BLOCK = 128  # columns
 
 
 @dataclass
@@ -32,15 +35,33 @@ class Moments:
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
         """Gather rows ``[groups, n, p]`` and what they should give ``[groups, n, q]``."""
-        rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
         # float32 products of one batch, summed in float64: no sum grows long enough to lose digits
-        self.xx += (rows.mT @ rows).double().cpu()
-        self.xy += (rows.mT @ targets).double().cpu()
-        self.yy += targets.double().square().sum(1).cpu()
+        size = rows.shape[-1]
+        for start in range(0, size, BLOCK):  # half of a symmetric matrix is enough
+            some = slice(start, min(start + BLOCK, size))
+            found = (rows[..., some].mT @ rows[..., start:]).double().cpu()
+            self.xx[:, some, start:size] += found
+            self.xx[:, some.stop : size, some] += found[..., some.stop - start :].mT
+        self.xy[:, :size] += (rows.mT @ targets).double().cpu()
+        sums = rows.sum(1).double().cpu()
+        self.xx[:, size, :size] += sums
+        self.xx[:, :size, size] += sums
+        self.xx[:, size, size] += rows.shape[1]
+        self.xy[:, size] += targets.sum(1).double().cpu()
+        self.yy += targets.square().sum(1).double().cpu()
         self.count += rows.shape[1]
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy, self.count + other.count)
+
+    def of(self, columns: Sequence[int]) -> Moments:
+        """Those of some columns alone."""
+        places = torch.tensor([*columns, self.xx.shape[-1] - 1])
+        return Moments(self.xx[:, places[:, None], places], self.xy[:, places], self.yy, self.count)
+
+    def outputs(self, some: slice) -> Moments:
+        """Those of some outputs alone."""
+        return Moments(self.xx, self.xy[..., some], self.yy[..., some], self.count)
 
     def error(self, solution: Tensor) -> float:
         """The squared error of ``[x, 1] @ solution`` over all rows; ``solution`` is ``[groups, p + 1, q]``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -67,10 +68,15 @@ class Patches:
             return torch.arange(total)
         return torch.randperm(total, generator=generator)[:count].sort().values
 
-    def rows(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        """``[groups, samples * positions, columns]``."""
+    def rows(self, inputs: Tensor, positions: Tensor, columns: Sequence[int] | None = None) -> Tensor:
+        """``[groups, samples * positions, columns]``; of some columns alone, which are whole channels."""
         if not self.kernel:
-            return inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)[None]
+            drawn = inputs.reshape(len(inputs), -1, inputs.shape[-1])[:, positions].flatten(0, 1)[None]
+            return drawn if columns is None else drawn.index_select(-1, torch.tensor(columns, device=drawn.device))
+        if columns is not None:
+            size = prod(self.kernel)
+            channels = torch.tensor(columns[::size], device=inputs.device) // size
+            inputs = inputs.unflatten(1, (self.groups, -1)).index_select(2, channels).flatten(1, 2)
         inputs = F.pad(inputs, [side for pad in reversed(self.padding) for side in pad])
         windows = inputs
         for dim, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):

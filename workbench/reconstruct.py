@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.calibrate import Evidence
 from workbench.moments import Moments
 
 FOLD = math.inf  # the ridge that leaves the weights and fits the bias alone
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, FOLD)  # of the mean square of the inputs
+OUTPUTS = 64  # of a layer, at least so many of which tell a good ridge from a bad one
 
 
 @dataclass(frozen=True)
@@ -47,25 +49,39 @@ def reconstruct(
     weight : ``[out, in / groups, k...]``
     bias : ``[out]`` or None
     kept : the columns that stay, of the ``in / groups * k...`` columns
-    evidence : moments of the inputs as they are now, with the outputs as they should be
+    evidence : moments of the kept columns as they are now, with the outputs as they should be
     intercept : whether the layer can take a new bias; without, the fit goes through the old one
     ridges : the strengths to choose from, relative to the mean square of the inputs; ``inf`` fits the bias alone, and
         without any the weights stay as they were
     """
-    groups = len(evidence.fit.xx)
-    old = _solution(weight, bias, groups)
-    columns = torch.tensor([*kept, old.shape[1] - 1])
-    dropped = torch.zeros_like(old)
-    dropped[:, columns] = old[:, columns]
-    before = evidence.held_out.error(dropped)
-    fits = {ridge: _fit(evidence.fit, dropped, columns, ridge, intercept) for ridge in ridges}
-    errors = {ridge: evidence.held_out.error(fit) for ridge, fit in fits.items()}
-    best = min(errors, key=lambda ridge: errors[ridge], default=None)
+    whole = _solution(weight, bias, len(evidence.fit.xx))
+    columns = torch.tensor([*kept, whole.shape[1] - 1])
+    old = whole[:, columns]
+    before = after = evidence.held_out.error(old)
+    solution, best = old, None
+    if len(ridges):
+        fit = _Fit(evidence.fit, old, intercept)
+        best = _best(fit, evidence.held_out, ridges)
+        after = evidence.held_out.error(fit.solution(best))
+        if after < before:  # the choice is made: use every row
+            solution = _Fit(evidence.all, old, intercept).solution(best)
+        else:
+            after, best = before, None
     scale = evidence.held_out.energy or 1.0
-    if best is None or not errors[best] < before:
-        return Repair(*_tensors(dropped, weight, bias), (before / scale, before / scale), None)
-    solution = _fit(evidence.all, dropped, columns, best, intercept)  # the choice is made: use every row
-    return Repair(*_tensors(solution, weight, bias), (before / scale, errors[best] / scale), best)
+    new = torch.zeros_like(whole)
+    new[:, columns] = solution
+    return Repair(*_tensors(new, weight, bias), (before / scale, after / scale), best)
+
+
+def _best(fit: _Fit, held_out: Moments, ridges: Sequence[float]) -> float:
+    """The ridge with the least error on held-out rows: downhill from the middle one, by a few of the outputs."""
+    some = slice(None, None, -(-fit.old.shape[-1] // OUTPUTS))
+    check = held_out.outputs(some)
+    error = cache(lambda place: check.error(fit.solution(ridges[place], some)))
+    place = len(ridges) // 2
+    while (lower := min(range(max(0, place - 1), min(len(ridges), place + 2)), key=error)) != place:
+        place = lower
+    return ridges[place]
 
 
 def _solution(weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
@@ -81,26 +97,47 @@ def _tensors(solution: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Ten
     return matrix.reshape(weight.shape).to(weight), constant.reshape(-1).to(weight)
 
 
-def _fit(moments: Moments, dropped: Tensor, columns: Tensor, ridge: float, intercept: bool) -> Tensor:
-    """The ridge solution on these columns (the last is the constant), zero elsewhere."""
-    free = columns if intercept else columns[:-1]
-    solution = dropped.clone()
-    if ridge == FOLD:
-        if intercept and moments.count:
-            solution[:, -1] += (moments.xy[:, -1] - (moments.xx[:, -1:] @ dropped)[:, 0]) / moments.count
+class _Fit:
+    """Ridge solutions around an old one, ``[groups, kept + 1, q]``; the last row is the bias."""
+
+    def __init__(self, moments: Moments, old: Tensor, intercept: bool):
+        self.moments, self.old, self.intercept = moments, old, intercept
+        size = old.shape[1] - 1
+        self.free = slice(None) if intercept else slice(size)
+        squares = torch.diagonal(moments.xx, dim1=1, dim2=2)[:, :size]
+        self.scale = squares.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        self.dead = squares.eq(0)  # what is always zero cannot be fitted, and its old weight does no harm
+        self.factors: dict[float, Tensor | None] = {}
+
+    def solution(self, ridge: float, outputs: slice = slice(None)) -> Tensor:
+        """For some of the outputs; the old one where the moments are too singular for this ridge."""
+        solution = self.old[..., outputs].clone()
+        if ridge == FOLD:
+            return self._folded(solution, outputs)
+        if ridge not in self.factors:
+            self.factors[ridge] = self._factor(ridge)
+        factor = self.factors[ridge]
+        if factor is None:
+            return solution
+        xy = self.moments.xy[:, self.free, outputs]
+        if not self.intercept:
+            xy = xy - self.moments.xx[:, self.free, -1:] * solution[:, -1:]
+        right = xy + self._strength(ridge)[..., None] * solution[:, self.free]
+        solution[:, self.free] = torch.cholesky_solve(right, factor)
         return solution
-    xx = moments.xx[:, free[:, None], free]
-    xy = moments.xy[:, free]
-    if not intercept:
-        xy = xy - moments.xx[:, free, -1:] * dropped[:, -1:]
-    size = len(columns) - 1
-    squares = torch.diagonal(xx, dim1=1, dim2=2)[:, :size]
-    strength = torch.zeros(len(xx), len(free), dtype=torch.float64)
-    strength[:, :size] = ridge * squares.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    # an input that is always zero cannot be fitted, and its old weight does no harm
-    strength[:, :size] += squares.eq(0)
-    factor, failed = torch.linalg.cholesky_ex(xx + torch.diag_embed(strength))
-    if failed.any():  # too singular for this ridge: the old weights stand, and a stronger one will win
+
+    def _folded(self, solution: Tensor, outputs: slice) -> Tensor:
+        count, xx, xy = self.moments.count, self.moments.xx, self.moments.xy[..., outputs]
+        if self.intercept and count:
+            solution[:, -1] += (xy[:, -1] - (xx[:, -1:] @ solution)[:, 0]) / count
         return solution
-    solution[:, free] = torch.cholesky_solve(xy + strength[..., None] * dropped[:, free], factor)
-    return solution
+
+    def _factor(self, ridge: float) -> Tensor | None:
+        matrix = self.moments.xx[:, self.free, self.free].clone()
+        torch.diagonal(matrix, dim1=1, dim2=2).add_(self._strength(ridge))
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if failed.any() else factor
+
+    def _strength(self, ridge: float) -> Tensor:
+        strength = ridge * self.scale + self.dead
+        return nn.functional.pad(strength, (0, 1)) if self.intercept else strength  # never on the bias

@@ -17,16 +17,16 @@ Kept = Mapping[str, Iterable[int]]  # group -> the units that stay
 
 
 def repair_layer(
-    graph: ChannelGraph, layer: Layer, columns: Iterable[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
+    graph: ChannelGraph, layer: Layer, columns: Sequence[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
 ) -> Repair:
-    """The least-squares repair of a layer with only these columns, as ``kept_columns`` numbers them."""
+    """The repair of a layer with only these columns, as ``kept_columns`` numbers them; the evidence is theirs."""
     tensors = graph.program.tensors
     weight, bias = tensors[layer.weight], tensors[layer.bias] if layer.bias else None
     intercept = bool(layer.bias or layer.mean)
     blocks = Blocks.of(layer, graph)
     if blocks is None:
-        return reconstruct(weight, bias, sorted(columns), evidence, intercept=intercept, ridges=ridges)
-    fit = reconstruct(blocks.scale.diag(), None, sorted(columns), evidence, intercept=intercept, ridges=ridges)
+        return reconstruct(weight, bias, columns, evidence, intercept=intercept, ridges=ridges)
+    fit = reconstruct(blocks.scale.diag(), None, columns, evidence, intercept=intercept, ridges=ridges)
     constant = torch.zeros(len(weight)) if bias is None else bias.detach()
     offset = torch.zeros_like(blocks.scale) if fit.bias is None else fit.bias
     new, shifted = blocks.taken_up(weight, constant.to(weight), fit.weight, offset)

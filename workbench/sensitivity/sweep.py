@@ -122,11 +122,14 @@ def _repaired(
     tensors = graph.program.tensors
     evidence = statistics.layers[layer.name]
     widths = sorted(columns)
+    if not widths:
+        return {}
     # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
-    ridge = repair_layer(graph, layer, columns[widths[len(widths) // 2]], evidence).ridge if widths else None
+    middle = columns[widths[len(widths) // 2]]
+    ridge = repair_layer(graph, layer, middle, evidence.of(middle)).ridge
     ridges = RIDGES if ridge is None else [ridge]
     return {
-        kept: repaired_tensors(layer, repair_layer(graph, layer, stay, evidence, ridges), tensors)
+        kept: repaired_tensors(layer, repair_layer(graph, layer, stay, evidence.of(stay), ridges), tensors)
         for kept, stay in columns.items()
     }
 
