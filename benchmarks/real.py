@@ -122,9 +122,9 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Pa
 
 
 def _ways(study: wb.Study, batches: Sequence[Pair]) -> dict[str, Callable[[float], nn.Module]]:
-    """Ours with the widths of the search and with one share everywhere, refined and not; Torch-Pruning as it is."""
+    """Ours, refined and not, with the widths of the search and with one share everywhere; Torch-Pruning as it is."""
     ours = {"workbench": (None, wb.Refinement()), "workbench, least squares alone": (None, None),
-            "workbench, one share everywhere": (Uniform(), wb.Refinement())}  # fmt: skip
+            "workbench, least squares alone, one share everywhere": (Uniform(), None)}  # fmt: skip
 
     def compressed(target: float, solver: Uniform | None, refine: wb.Refinement | None) -> nn.Module:
         study.refine = refine

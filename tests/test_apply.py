@@ -168,6 +168,25 @@ def test_where_nothing_changed_before_it_is_the_repair_of_that_layer_alone() -> 
     torch.testing.assert_close(found["2"].bias, alone.bias)
 
 
+def test_outputs_that_leave_count_for_nothing() -> None:
+    """Neither in the choice of a ridge nor in the error that is told: with other weights there, all is the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[2].weight[3:] *= 100
+        other[2].bias[3:] -= 50
+    data, found = [torch.randn(64, 3, 9, 9)], []
+    for one in (model, other):
+        graph = trace(one, torch.randn(2, 3, 9, 9))
+        found.append(apply(graph, plan_of(graph, {"0": [0, 2, 3, 7], "2": [0, 1, 2]}), data))
+    one, two = (applied.repairs["2"] for applied in found)
+    assert one.ridge == two.ridge
+    assert one.error == pytest.approx(two.error, rel=1e-4)
+    torch.testing.assert_close(one.weight, two.weight)
+    torch.testing.assert_close(one.bias, two.bias)
+
+
 def test_a_weight_that_two_layers_share_is_not_fitted_to_one_of_them() -> None:
     for name in ("tied", "called-twice"):
         toy = BY_NAME[name]

@@ -134,7 +134,8 @@ class _Pair:
         if reader.how.input not in self.small[0] and len(columns) == reader.size[1]:
             return  # nothing before it changed, and it loses nothing
         evidence = self._evidence(reader, columns, Shortcut.of(node, self.program))
-        repair = repair_layer(self.graph, layer, columns, evidence, self.ridges)
+        stay = next((cut.kept for cut in self.cuts if cut.tensor == layer.weight and cut.role == "out"), None)
+        repair = repair_layer(self.graph, layer, columns, evidence, self.ridges, stay)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}

@@ -41,6 +41,10 @@ class Evidence:
         """That of some columns alone."""
         return Evidence(self.fit.of(columns), self.held_out.of(columns))
 
+    def outputs(self, some: Sequence[int]) -> Evidence:
+        """That of some outputs alone."""
+        return Evidence(self.fit.outputs(some), self.held_out.outputs(some))
+
     def __add__(self, other: Evidence) -> Evidence:
         return Evidence(self.fit + other.fit, self.held_out + other.held_out)
 

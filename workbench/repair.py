@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,16 +18,36 @@ Kept = Mapping[str, Iterable[int]]  # group -> the units that stay
 
 
 def repair_layer(
-    graph: ChannelGraph, layer: Layer, columns: Sequence[int], evidence: Evidence, ridges: Sequence[float] = RIDGES
-) -> Repair:
-    """The repair of a layer with only these columns, as ``kept_columns`` numbers them; the evidence is theirs."""
+    graph: ChannelGraph, layer: Layer, columns: Sequence[int], evidence: Evidence, ridges: Sequence[float] = RIDGES,
+    outputs: Sequence[int] | None = None,
+) -> Repair:  # fmt: skip
+    """The repair of a layer with only these columns, as ``kept_columns`` numbers them; the evidence is theirs.
+
+    Where only some ``outputs`` stay, the others' errors count for nothing and their weights are zero.
+    """
     tensors = graph.program.tensors
     weight, bias = tensors[layer.weight], tensors[layer.bias] if layer.bias else None
     intercept = bool(layer.bias or layer.mean)
     blocks = Blocks.of(layer, graph)
-    if blocks is None:
+    if blocks is not None:
+        return _by_channel(blocks, weight, bias, columns, evidence, intercept, ridges)
+    if outputs is None or layer.groups > 1:
         return reconstruct(weight, bias, columns, evidence, intercept=intercept, ridges=ridges)
-    fit = reconstruct(blocks.scale.diag(), None, columns, evidence, intercept=intercept, ridges=ridges)
+    stay = torch.tensor(outputs, device=weight.device)
+    found = reconstruct(
+        weight[stay], None if bias is None else bias[stay], columns, evidence.outputs(outputs), intercept=intercept,
+        ridges=ridges,
+    )  # fmt: skip
+    whole = torch.zeros_like(weight).index_copy(0, stay, found.weight)
+    constant = None if found.bias is None else found.bias.new_zeros(len(weight)).index_copy(0, stay, found.bias)
+    return replace(found, weight=whole, bias=constant)
+
+
+def _by_channel(
+    blocks: Blocks, weight: Tensor, bias: Tensor | None, channels: Sequence[int], evidence: Evidence, intercept: bool,
+    ridges: Sequence[float],
+) -> Repair:  # fmt: skip
+    fit = reconstruct(blocks.scale.diag(), None, channels, evidence, intercept=intercept, ridges=ridges)
     constant = torch.zeros(len(weight)) if bias is None else bias.detach()
     offset = torch.zeros_like(blocks.scale) if fit.bias is None else fit.bias
     new, shifted = blocks.taken_up(weight, constant.to(weight), fit.weight, offset)
