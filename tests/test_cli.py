@@ -21,6 +21,7 @@ from torch import nn
 
 import workbench as wb
 from workbench import artefact, cli
+from workbench.select import BY_NAME
 
 GOLDEN = Path(__file__).parent / "golden" / "cli"
 COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
@@ -121,6 +122,24 @@ def test_sensitivity(small_zoo: None, capsys: Capture) -> None:
     assert all(group["group"] in table for group in curves["groups"])
 
 
+def test_another_criterion_gives_other_curves(small_zoo: None, capsys: Capture) -> None:
+    """Every name of the help is a criterion, and it is the one that is used."""
+    (text,) = re.findall(r"selected: (.*?), random", " ".join(_help("sensitivity", capsys).split()))
+    names = [*text.replace(" (default)", "").split(", "), "random"]
+    assert names == [*BY_NAME]
+    curves = set()
+    for name in ("elimination", "l1", "random"):
+        assert cli.main(["sensitivity", "--model", "vgg", "--criterion", name, "--json", "--quiet"]) == cli.DONE
+        curves.add(json.dumps([group["points"] for group in json.loads(capsys.readouterr().out)["groups"]]))
+    assert len(curves) == 3
+
+
+def _help(command: str, capsys: Capture) -> str:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    return capsys.readouterr().out
+
+
 def test_report_is_written_again(compressed: Path, tmp_path: Path, capsys: Capture) -> None:
     first = (compressed / "report.html").read_text()
     (compressed / "report.html").unlink()
@@ -174,6 +193,10 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
     ("arguments", "sentence"),
     [
         (compress("macs=0.5", model="lenet"), "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
+        (
+            ["sensitivity", "--model", "vgg", "--criterion", "obs"],
+            "there is no criterion 'obs'; choose from elimination, lasso",
+        ),
         (["demo", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["sensitivity", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["export", "."], "name a file to write: --onnx FILE, --pt2 FILE, or both"),

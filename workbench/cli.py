@@ -75,6 +75,11 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
 
 
 def _add_search_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--criterion", default="elimination", metavar="NAME",
+        help="how channels are selected: elimination (default), lasso, fisher, taylor, l1, l2, geometric-median, "
+        "slimming, activation-energy, active-positions, random",
+    )  # fmt: skip
     command.add_argument("--seed", type=int, default=0, help="of the rows drawn from the calibration data (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -212,9 +217,11 @@ def export(given: argparse.Namespace) -> int:
 
 
 def _study(given: argparse.Namespace, **options: Any) -> Study:
+    from workbench.select import by_name
     from workbench.zoo.task import study
 
-    return study(given.model, seed=given.seed, progress=not given.quiet, **options)
+    criterion = by_name(given.criterion)
+    return study(given.model, criterion=criterion, seed=given.seed, progress=not given.quiet, **options)
 
 
 def _print_result(result: Result, given: argparse.Namespace) -> None:

@@ -22,6 +22,24 @@ from workbench.select.signals import ActivationEnergy, ActivePositions, Fisher, 
 from workbench.select.slimming import Slimming
 
 Criterion = Callable[[GroupView], Path]
+BY_NAME: dict[str, Callable[[], Criterion]] = {
+    "elimination": Elimination, "lasso": Lasso, "fisher": Fisher, "taylor": Taylor, "l1": L1, "l2": L2,
+    "geometric-median": GeometricMedian, "slimming": Slimming, "activation-energy": ActivationEnergy,
+    "active-positions": ActivePositions, "random": Random,
+}  # fmt: skip
+
+
+def by_name(name: str) -> Criterion:
+    """The criterion of that name, with its own defaults.
+
+    Raises
+    ------
+    ValueError
+        There is none; the message names them all.
+    """
+    if name not in BY_NAME:
+        raise ValueError(f"there is no criterion {name!r}; choose from {', '.join(BY_NAME)}")
+    return BY_NAME[name]()
 
 
 def needs_of(criterion: Criterion) -> frozenset[str]:
@@ -30,7 +48,7 @@ def needs_of(criterion: Criterion) -> frozenset[str]:
 
 
 __all__ = [
-    "L1", "L2", "ActivationEnergy", "ActivePositions", "ByHand", "Criterion", "Elimination", "Fisher",
-    "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "largest", "mean", "needs_of",
-    "ranked", "total",
+    "BY_NAME", "L1", "L2", "ActivationEnergy", "ActivePositions", "ByHand", "Criterion", "Elimination", "Fisher",
+    "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "by_name", "largest", "mean",
+    "needs_of", "ranked", "total",
 ]  # fmt: skip
