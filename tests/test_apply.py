@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tests.models import BY_NAME, TOYS, Toy, call, difference, drawn
-from workbench import Budget, Plan, trace, verify
+from workbench import Budget, Plan, Study, blocks, trace, verify
 from workbench.apply import apply
 from workbench.calibrate import calibrate
 from workbench.cost.count import count
@@ -166,6 +166,34 @@ def test_where_nothing_changed_before_it_is_the_repair_of_that_layer_alone() -> 
     assert found.keys() == {"2", "4"}
     torch.testing.assert_close(found["2"].weight, alone.weight)
     torch.testing.assert_close(found["2"].bias, alone.bias)
+
+
+@pytest.mark.parametrize("widest", [8192, 10], ids=["all columns", "channel by channel"])
+def test_a_decoder_is_repaired(widest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels that others make up for leave a transposed convolution at no cost; it is listed with its work."""
+    monkeypatch.setattr(blocks, "WIDEST", widest)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(6, 2, 2, 2)
+    ).double()
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias):
+            tensor[6:] = 2 * tensor[:2]
+    graph, data = trace(model, torch.randn(2, 3, 9, 9).double()), [torch.randn(64, 3, 9, 9).double()]
+    plain = apply(graph, plan_of(graph, {"0": range(6)}), data, ridges=())
+    mended = apply(graph, plan_of(graph, {"0": range(6)}), data)
+    assert mended.repairs["2"].error[0] > 0.05
+    assert mended.repairs["2"].error[1] < 1e-9
+    fresh = torch.randn(64, 3, 9, 9).double()
+    with torch.no_grad():
+        wanted = model(fresh)
+        assert _distance(wanted, mended.model(fresh)) < 1e-6 * _distance(wanted, plain.model(fresh))
+    result = Study(model, torch.randn(1, 3, 9, 9).double(), calibration=data, refine=None).compress(Budget(macs=0.6))
+    assert result.verification.ok
+    rows = {row["layer"]: row for row in result.layers()}
+    assert (rows["2"]["in"][0], rows["2"]["out"][0]) == (8, 6)
+    assert sum(row["macs"][1] for row in rows.values()) == result.cost.macs
+    assert sum(row["macs"][0] for row in rows.values()) == graph.cost().macs
 
 
 def test_outputs_that_leave_count_for_nothing() -> None:

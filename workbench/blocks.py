@@ -43,7 +43,7 @@ class Blocks:
         columns = _blocks(layer, graph)
         if columns is None:
             return None
-        weight = graph.program.tensors[layer.weight].detach().double().cpu().flatten(1)
+        weight = layer.turned(graph.program.tensors[layer.weight]).detach().double().cpu().flatten(1)
         scale = weight.square().sum(0)[columns].sum(1).sqrt()
         return cls(columns, scale, layer.op == "linear", layer.source)
 

@@ -41,7 +41,7 @@ class Evidence:
         """That of some columns alone."""
         return Evidence(self.fit.of(columns), self.held_out.of(columns))
 
-    def outputs(self, some: Sequence[int]) -> Evidence:
+    def outputs(self, some: Tensor) -> Evidence:
         """That of some outputs alone."""
         return Evidence(self.fit.outputs(some), self.held_out.outputs(some))
 

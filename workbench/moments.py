@@ -59,7 +59,7 @@ class Moments:
         places = torch.tensor([*columns, self.xx.shape[-1] - 1])
         return Moments(self.xx[:, places[:, None], places], self.xy[:, places], self.yy, self.count)
 
-    def outputs(self, some: slice | Sequence[int]) -> Moments:
+    def outputs(self, some: slice | Tensor) -> Moments:
         """Those of some outputs alone."""
         return Moments(self.xx, self.xy[..., some], self.yy[..., some], self.count)
 

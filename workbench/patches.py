@@ -30,6 +30,7 @@ class Patches:
     groups: int
     input: str  # the node whose value the layer reads
     target: str = ""  # the node whose value is fitted: what the layer makes
+    apart: tuple[int, ...] = ()  # from one input to the next, with zeros between: of a transposed convolution
 
     @classmethod
     def of(cls, layer: Layer, program: Program) -> Patches:
@@ -40,10 +41,23 @@ class Patches:
         if op_name(node) == "linear":
             return cls((), (), (), (), 1, layer.source, layer.node)
         rank = len(kernel)
+        if layer.transposed:
+            return cls._of_transposed(layer, kernel, arguments)
         return cls(
             kernel, _each(arguments["stride"], rank), _padding(arguments, kernel), _each(arguments["dilation"], rank),
             arguments["groups"], layer.source, layer.node,
         )  # fmt: skip
+
+    @classmethod
+    def _of_transposed(cls, layer: Layer, kernel: tuple[int, ...], arguments: dict[str, Any]) -> Patches:
+        """As the convolution over the input with zeros between; see ``Layer.turned``."""
+        rank = len(kernel)
+        stride, padding, more, dilation = (
+            _each(arguments[name], rank) for name in ("stride", "padding", "output_padding", "dilation")
+        )
+        reach = [gap * (size - 1) - pad for gap, size, pad in zip(dilation, kernel, padding, strict=True)]
+        sides = tuple((before, before + after) for before, after in zip(reach, more, strict=True))
+        return cls(kernel, (1,) * rank, sides, dilation, 1, layer.source, layer.node, stride)
 
     @classmethod
     def of_module(cls, module: nn.modules.conv._ConvNd | nn.Linear) -> Patches:
@@ -77,6 +91,8 @@ class Patches:
             size = prod(self.kernel)
             channels = torch.tensor(columns[::size], device=inputs.device) // size
             inputs = inputs.unflatten(1, (self.groups, -1)).index_select(2, channels).flatten(1, 2)
+        if self.apart:
+            inputs = self._spread(inputs)
         inputs = F.pad(inputs, [side for pad in reversed(self.padding) for side in pad])
         windows = inputs
         for dim, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
@@ -87,6 +103,13 @@ class Patches:
         drawn = windows[everywhere]  # [samples, channels, positions, k...]
         blocks = drawn.unflatten(1, (self.groups, -1)).movedim((1, 3), (0, 2))
         return blocks.flatten(3).flatten(1, 2)
+
+    def _spread(self, inputs: Tensor) -> Tensor:
+        sizes = [(size - 1) * gap + 1 for size, gap in zip(inputs.shape[2:], self.apart, strict=True)]
+        spread = inputs.new_zeros(*inputs.shape[:2], *sizes)
+        every: tuple[Any, ...] = (..., *(slice(None, None, gap) for gap in self.apart))
+        spread[every] = inputs
+        return spread
 
     def targets(self, outputs: Tensor, positions: Tensor) -> Tensor:
         """``[groups, samples * positions, out / groups]``."""

@@ -26,18 +26,25 @@ def repair_layer(
     Where only some ``outputs`` stay, the others' errors count for nothing and their weights are zero.
     """
     tensors = graph.program.tensors
-    weight, bias = tensors[layer.weight], tensors[layer.bias] if layer.bias else None
+    weight, bias = layer.turned(tensors[layer.weight]), tensors[layer.bias] if layer.bias else None
     intercept = bool(layer.bias or layer.mean)
     blocks = Blocks.of(layer, graph)
     if blocks is not None:
-        return _by_channel(blocks, weight, bias, columns, evidence, intercept, ridges)
-    if outputs is None or layer.groups > 1:
-        return reconstruct(weight, bias, columns, evidence, intercept=intercept, ridges=ridges)
-    stay = torch.tensor(outputs, device=weight.device)
-    found = reconstruct(
-        weight[stay], None if bias is None else bias[stay], columns, evidence.outputs(outputs), intercept=intercept,
-        ridges=ridges,
-    )  # fmt: skip
+        found = _by_channel(blocks, weight, bias, columns, evidence, intercept, ridges)
+    elif outputs is None or layer.groups > 1:
+        found = reconstruct(weight, bias, columns, evidence, intercept=intercept, ridges=ridges)
+    else:
+        found = _of_outputs(weight, bias, columns, evidence, intercept, ridges, torch.tensor(outputs))
+    return replace(found, weight=layer.turned(found.weight).contiguous())
+
+
+def _of_outputs(
+    weight: Tensor, bias: Tensor | None, columns: Sequence[int], evidence: Evidence, intercept: bool,
+    ridges: Sequence[float], outputs: Tensor,
+) -> Repair:  # fmt: skip
+    stay = outputs.to(weight.device)
+    part = None if bias is None else bias[stay]
+    found = reconstruct(weight[stay], part, columns, evidence.outputs(outputs), intercept=intercept, ridges=ridges)
     whole = torch.zeros_like(weight).index_copy(0, stay, found.weight)
     constant = None if found.bias is None else found.bias.new_zeros(len(weight)).index_copy(0, stay, found.bias)
     return replace(found, weight=whole, bias=constant)

@@ -121,7 +121,7 @@ class Result:
     def layers(self) -> list[dict[str, Any]]:
         """One entry a layer; pairs are before and after."""
         state = self.model.state_dict()
-        return [_layer(layer, state[layer.weight].shape, self) for layer in self.graph.layers]
+        return [_layer(layer, layer.turned(state[layer.weight]).shape, self) for layer in self.graph.layers]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as what JSON can hold. ``run`` alone differs between equal runs."""

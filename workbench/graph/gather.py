@@ -142,6 +142,8 @@ def _obstacle(graph: ChannelGraph, layer: Layer) -> str:
     """Why a layer cannot gather; empty where it can."""
     if layer.groups > 1:
         return "it has groups"
+    if layer.transposed:
+        return "it is a transposed convolution"
     if layer.shape[1] < 2:
         return "it has a single one"
     if not graph.runs_once(layer) or _shared(graph, layer):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from workbench.cost.count import Cost
 
-LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
+LAYERS = ("conv1d", "conv2d", "conv3d", "linear", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,23 @@ class Layer:
     node: str
     weight: str
     bias: str | None
-    shape: torch.Size  # of the weight: out, in / groups, kernel...
+    shape: torch.Size  # of the weight as a convolution's: out, in / groups, kernel...
     positions: int  # how many times a sample the weight is applied
     source: str  # the value that it reads
     groups: int = 1
     mean: str | None = None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether it is a transposed convolution, whose weight is ``[in, out, kernel...]``."""
+        return self.op.startswith("conv_transpose")
+
+    def turned(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight as a convolution's, ``[out, in / groups, kernel...]``, and such a one as the layer's own again.
+
+        A transposed convolution is one over its input with zeros between, with its kernel backwards.
+        """
+        return weight.transpose(0, 1).flip(*range(2, weight.ndim)) if self.transposed else weight
 
     @property
     def channel_dim(self) -> int:
@@ -206,7 +218,10 @@ def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
 
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
-    """The convolutions and linear layers whose weight the model owns, in the order they run."""
+    """The convolutions and linear layers whose weight the model owns, in the order they run.
+
+    Transposed convolutions with groups are left out.
+    """
     from workbench.graph.call import bind, op_name
 
     found = []
@@ -219,12 +234,19 @@ def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Lay
         )
         if weight is None:
             continue
-        shape, out = program.tensors[weight].shape, provenance.run.shapes[node.name]
-        positions = out.numel() // samples // shape[0]  # not out[0]: a forward may fold time into the batch
+        op, shape, shapes = op_name(node), program.tensors[weight].shape, provenance.run.shapes
+        groups, source = arguments.get("groups", 1), arguments["input"].name
+        if op.startswith("conv_transpose"):
+            if groups > 1:
+                continue
+            shape = torch.Size([shape[1], shape[0], *shape[2:]])
+            positions = shapes[source].numel() // samples // shape[1]
+        else:
+            positions = shapes[node.name].numel() // samples // shape[0]  # a forward may fold time into the batch
         found.append(
             Layer(
-                layer_name(weight), op_name(node), node.name, weight, bias, shape, positions, arguments["input"].name,
-                arguments.get("groups", 1), None if bias else _mean_behind(node, program),
+                layer_name(weight), op, node.name, weight, bias, shape, positions, source, groups,
+                None if bias else _mean_behind(node, program),
             )
         )  # fmt: skip
     return tuple(found)

@@ -78,7 +78,7 @@ class GroupView:
         """What gives a consumer's targets from its columns now, float64 ``[groups, columns, out / groups]``."""
         if layer.name in self.blocks:
             return self.blocks[layer.name].scale.diag()[None]
-        weight = self.tensors[layer.weight].detach().double().cpu().flatten(1)
+        weight = layer.turned(self.tensors[layer.weight]).detach().double().cpu().flatten(1)
         return weight.unflatten(0, (layer.groups, -1)).mT
 
     def may_leave(self, present: Tensor) -> Tensor:
