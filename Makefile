@@ -24,7 +24,7 @@ test-full: test
 
 bench: $(VENV)/.installed
 	@mkdir -p reports
-	$(BIN)/python benchmarks/accuracy.py --out reports/accuracy.json
+	$(BIN)/python benchmarks/accuracy.py --seeds 0 --store reports/accuracy.jsonl --out reports/accuracy.json
 	$(BIN)/python benchmarks/search.py --out reports/search.json
 	$(BIN)/python benchmarks/allocation.py --out reports/allocation.json
 
