@@ -61,6 +61,8 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
             else:
                 maker = ours if cell.method in CRITERIA else peers
                 small = maker(cell.network, cell.seed).smaller(cell.target, cell.method, cell.repair)
+        except ModuleNotFoundError:
+            raise
         except Exception as error:  # a peer or a criterion that cannot: a row that says so
             store.add(cell, {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
             continue
@@ -70,19 +72,18 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table a network: one line a method and repair, one column a target with the points of accuracy lost."""
-    parts = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        own = [row for row in rows if row["network"] == network]
-        targets = sorted({row["target"] for row in own}, reverse=True)
-        original = next((f" ({row['original']:.2%})" for row in own if "original" in row), "")
-        lines = [[f"{network}{original}", "repair", *(f"{target:.0%} of the MACs" for target in targets)]]
-        lines.append(["---", "---", *("---:" for _ in targets)])
-        for method, repair in dict.fromkeys((row["method"], row["repair"]) for row in own):
-            found = {row["target"]: row for row in own if (row["method"], row["repair"]) == (method, repair)}
-            lines.append([method, repair, *(_cell(found.get(target)) for target in targets)])
-        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
-    return "\n\n".join(parts)
+    """One line a network, method and repair, one column a target with the points of accuracy lost."""
+    targets = sorted({row["target"] for row in rows}, reverse=True)
+    lines = [["network", "method", "repair", *(f"{target:.0%} of the MACs" for target in targets)]]
+    lines.append(["---", "---", "---", *("---:" for _ in targets)])
+    for place in sorted({_place(row) for row in rows}, key=[_place(row) for row in rows].index):
+        found = {row["target"]: row for row in rows if _place(row) == place}
+        lines.append([*place, *(_cell(found.get(target)) for target in targets)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row["network"], row["method"], row["repair"]
 
 
 def _cell(row: Row | None) -> str:
@@ -132,7 +133,7 @@ def figure(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print JSON or tables, and keep the JSON and the figure where asked."""
+    """Measure, print JSON or a table, and keep the JSON and the figure where asked."""
     parser = argparse.ArgumentParser(
         description="Accuracy of the zoo's networks after compression without training, on all 10,000 test images."
     )
@@ -146,15 +147,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", nargs="+", choices=wb.zoo.NAMES, default=(), metavar="NAME",
                         help="networks on which every criterion meets every repair")  # fmt: skip
     parser.add_argument("--store", type=Path, help="a file that keeps each cell as it is measured, to go on from")
-    parser.add_argument("--markdown", action="store_true", help="print tables of the points lost instead of JSON")
+    parser.add_argument("--markdown", action="store_true", help="print a table of the points lost instead of JSON")
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
     parser.add_argument("--figure", type=Path, help="draw accuracy against the share of the MACs")
     given = parser.parse_args(arguments)
     try:
         store = Store(given.store)
-    except ValueError as error:
+        measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers)), store)
+    except (ValueError, ModuleNotFoundError) as error:  # another's store; a peer that is not installed
         parser.error(str(error))
-    measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers)), store)
     rows = summary(store)
     document = json.dumps({"benchmark": "accuracy", "rows": rows}, indent=1)
     if given.out:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from workbench.cost.count import count
 
@@ -52,7 +53,7 @@ class TorchPruning:
         return best
 
     def pruned(self, ratio: float, method: str) -> nn.Module:
-        """At one ratio; the last layer's outputs are left out, and no layer loses more than 95 %."""
+        """At one ratio; the last layer's outputs and recurrent layers are left out, and none loses more than 95 %."""
         import torch_pruning as tp
 
         model = copy.deepcopy(self.model)
@@ -60,10 +61,11 @@ class TorchPruning:
             p=1 if "L1" in method else 2
         )  # fmt: skip
         last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+        recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         heads = {module.qkv: module.heads for module in model.modules() if hasattr(module, "qkv")}
         pruner = tp.pruner.MagnitudePruner(
             model, self.batches[0][0][:1], importance=score, pruning_ratio=ratio, max_pruning_ratio=0.95,
-            global_pruning="global" in method, ignored_layers=[last], num_heads=heads,
+            global_pruning="global" in method, ignored_layers=[last, *recurrent], num_heads=heads,
         )  # fmt: skip
         if "Taylor" in method:
             assert self.loss is not None
@@ -96,13 +98,13 @@ class Aimet:
 
         torch.manual_seed(self.seed)
         random.seed(self.seed)
-        samples = sum(len(labels) for _, labels in self.batches)
+        samples = sum(len(inputs) for inputs, _ in self.batches)
         greedy = GreedySelectionParameters(target_comp_ratio=Decimal(str(target)), num_comp_ratio_candidates=10)
         if method == "AIMET channel pruning":
             first = next(module for module in self.model.modules() if isinstance(module, nn.Conv2d))
             scheme, kind = CompressionScheme.channel_pruning, ChannelPruningParameters
             auto = kind.AutoModeParams(greedy, modules_to_ignore=[first])
-            parameters = kind(self.batches, samples, True, kind.Mode.auto, auto)
+            parameters = kind(self._loader(), samples, True, kind.Mode.auto, auto)
         else:
             scheme, kind = CompressionScheme.spatial_svd, SpatialSvdParameters
             parameters = kind(kind.Mode.auto, kind.AutoModeParams(greedy))
@@ -113,6 +115,10 @@ class Aimet:
                 parameters=parameters,
             )[0]  # fmt: skip
         return small
+
+    def _loader(self) -> DataLoader[Any]:
+        inputs, labels = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
+        return DataLoader(TensorDataset(inputs, labels), batch_size=len(self.batches[0][0]))
 
 
 @contextmanager

@@ -115,6 +115,8 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Pa
             row["cpu_seconds"] = round(time.process_time() - start, 1)
             row["macs_ratio"] = count(small, inputs[:1]).macs / study.graph.cost().macs
             rows.append(row | _scored(tests, small))
+        except ModuleNotFoundError:
+            raise
         except Exception as error:  # a peer that cannot: a row that says so
             rows.append(row | {"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
         print(rows[-1], file=sys.stderr, flush=True)

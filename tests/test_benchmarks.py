@@ -52,7 +52,7 @@ def test_accuracy(
         assert row["interval"][0] <= row["loss"] <= row["interval"][1]
     assert (tmp_path / "out.png").stat().st_size > 10_000
     heading, _, *lines = capsys.readouterr().out.splitlines()
-    assert heading.endswith("| repair | 50% of the MACs | 0% of the MACs |")
+    assert heading == "| network | method | repair | 50% of the MACs | 0% of the MACs |"
     assert all(line.endswith("| failed |") for line in lines)
     cells = store.read_text()
     accuracy.main(asked)
