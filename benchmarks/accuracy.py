@@ -20,9 +20,10 @@ from pathlib import Path
 from cells import Cell, Row, Store, summary
 from peers import Aimet, TorchPruning
 from tqdm.auto import tqdm
-from ways import CRITERIA, NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Workbench, accuracy_of, macs_of
+from ways import NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Workbench, accuracy_of, macs_of
 
 import workbench as wb
+from workbench.select import BY_NAME
 
 TARGETS = (0.75, 0.5, 0.3, 0.2)
 
@@ -46,7 +47,7 @@ def grid(
     for network in full:
         for seed in seeds:
             for target in targets:
-                yield from (Cell(network, seed, target, method, repair) for method in CRITERIA for repair in REPAIRS)
+                yield from (Cell(network, seed, target, method, repair) for method in BY_NAME for repair in REPAIRS)
 
 
 def measure(cells: Sequence[Cell], store: Store) -> None:
@@ -59,7 +60,7 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
             if cell.method == "original":
                 small = wb.zoo.load(cell.network)
             else:
-                maker = ours if cell.method in CRITERIA else peers
+                maker = ours if cell.method in BY_NAME else peers
                 small = maker(cell.network, cell.seed).smaller(cell.target, cell.method, cell.repair)
         except ModuleNotFoundError:
             raise

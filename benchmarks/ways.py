@@ -19,29 +19,10 @@ from workbench.calibrate import Statistics, calibrate
 from workbench.cost.count import count
 from workbench.plan import Plan
 from workbench.reconstruct import FOLD, RIDGES
-from workbench.select import (
-    L1,
-    L2,
-    ActivationEnergy,
-    ActivePositions,
-    Criterion,
-    Elimination,
-    Fisher,
-    GeometricMedian,
-    GroupView,
-    Lasso,
-    Random,
-    Slimming,
-    Taylor,
-)  # fmt: skip
+from workbench.select import Criterion, GroupView, by_name
 from workbench.zoo import task
 
-OURS = "elimination path"
-CRITERIA: dict[str, Criterion] = {
-    OURS: Elimination(), "LASSO": Lasso(), "Fisher": Fisher(), "Taylor": Taylor(),
-    "activation energy": ActivationEnergy(), "APoZ": ActivePositions(), "BN scale": Slimming(),
-    "geometric median": GeometricMedian(), "L2": L2(), "L1": L1(), "random": Random(),
-}  # fmt: skip
+OURS = "elimination"
 NONE, NORMS, BIAS, SQUARES, REFINED = "none", "BN recalibration", "bias folding", "least squares", "refined"
 REPAIRS = (NONE, NORMS, BIAS, SQUARES, REFINED)
 
@@ -63,7 +44,7 @@ class Workbench:
         """The network at the widths of the search, with units chosen by this criterion."""
         plan = self.study.allocate(wb.Budget(macs=target))
         if method != OURS:
-            plan = self._chosen(plan, CRITERIA[method])
+            plan = self._chosen(plan, by_name(method))
         ridges = {BIAS: (FOLD,), SQUARES: RIDGES, REFINED: RIDGES}.get(repair, ())
         refine = wb.Refinement() if repair == REFINED else None
         small = apply(

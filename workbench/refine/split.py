@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,21 +29,20 @@ class Split:
         every = max(4, round(batches.samples / held_out))
         self.every = max(2, min(every, len(batches))) if whole else every
 
-    @property
+    @cached_property
     def fitted(self) -> Batches:
         """Every batch without what judges."""
         return self._part(judging=False)
 
-    @property
+    @cached_property
     def judging(self) -> Batches:
         """Every batch's part that judges."""
         return self._part(judging=True)
 
     def forever(self, generator: torch.Generator) -> Iterator[Inputs]:
         """Batches for steps, each time in another order."""
-        fitted = self.fitted
         while True:
-            for inputs in fitted:
+            for inputs in self.fitted:
                 if self.whole or inputs.batch is None:
                     yield inputs
                     continue
