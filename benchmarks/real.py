@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pictures
 import torch
 import voices
 import words
@@ -47,6 +48,7 @@ class Task:
     calibration: int = 1024
     searched: int = 512
     tested: int = 4000
+    unseen: Callable[[int, int], Pair] | None = None  # what is tested, where that differs in kind
 
 
 def _rendered(count: int, seed: int) -> Pair:
@@ -73,6 +75,10 @@ TASKS = {
         words.load, _rendered, {"words": words.right, "characters": words.characters_right}, words.log_likelihood,
         tested=2000,
     ),
+    "efficientnet_lite0": Task(
+        pictures.load, partial(pictures.images, tested=False), {"same class": pictures.same}, None,
+        tested=2000, unseen=partial(pictures.images, tested=True),
+    ),
 }  # fmt: skip
 
 
@@ -92,7 +98,8 @@ def measure(
 def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Path | None, progress: bool) -> list[Row]:
     model = task.load()
     inputs, labels = task.data(task.calibration, 1_000_000 + seed)
-    searched, tested = task.data(task.searched, 2_000_000 + seed), task.data(task.tested, 3_000_000)
+    searched = task.data(task.searched, 2_000_000 + seed)
+    tested = (task.unseen or task.data)(task.tested, 3_000_000)
     tests = {score: Evaluation(_batches(tested), rule, name=score) for score, rule in task.scores.items()}
     start = time.process_time()
     study = wb.Study(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from workbench import trace
 from workbench.calibrate import Evidence, calibrate
 from workbench.graph.trace import ChannelGraph
 from workbench.moments import Moments
-from workbench.select import L2, Elimination, GroupView, Path
+from workbench.select import L2, Elimination, GroupView, Path, elimination
 
 
 def fresh(moments: Moments, ridge: float, gone: set[int]) -> float:
@@ -65,13 +67,15 @@ def view_of(units: int, grouped: bool, seed: int) -> tuple[ChannelGraph, GroupVi
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
-    units=st.integers(2, 6), grouped=st.booleans(), seed=st.integers(0, 1000), ridge=st.sampled_from((1e-4, 1e-2, 1.0))
-)
+    units=st.integers(2, 6), grouped=st.booleans(), seed=st.integers(0, 1000), ridge=st.sampled_from((1e-4, 1e-2, 1.0)),
+    lag=st.sampled_from((1, 9, 256)),
+)  # fmt: skip
 def test_every_step_is_the_cheapest_and_its_error_a_fresh_solve(
-    units: int, grouped: bool, seed: int, ridge: float
+    units: int, grouped: bool, seed: int, ridge: float, lag: int
 ) -> None:
     _, view = view_of(units, grouped, seed)
-    path = Elimination(ridge)(view)
+    with mock.patch.object(elimination, "LAG", lag):
+        path = Elimination(ridge)(view)
     assert sorted(path.order) == list(range(units))
     assert len(path.errors) == units
     assert path.errors[0] == 0
@@ -81,6 +85,31 @@ def test_every_step_is_the_cheapest_and_its_error_a_fresh_solve(
         alternatives = [loss(view, ridge, (*gone[:-1], unit)) for unit in range(units) if unit not in gone[:-1]]
         assert path.errors[step] <= min(alternatives) + 1e-9
     assert list(path.errors) == sorted(path.errors)
+
+
+class Uneven(nn.Module):
+    """Two of the units are read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.read = nn.Linear(3, 5), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.make(x).relu()
+        return self.read(torch.cat([x, x[:, 1:3]], 1))
+
+
+@pytest.mark.parametrize("lag", [1, 256])
+def test_units_of_different_width(lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elimination, "LAG", lag)
+    torch.manual_seed(0)
+    x = torch.randn(40, 3, dtype=torch.float64)
+    graph = trace(Uneven().double(), x[:2])
+    view = GroupView.of(graph, "make", calibrate(graph, [x]))
+    path = Elimination(1e-2)(view)
+    assert sorted(map(len, view.columns(view.consumers[0]))) == [1, 1, 1, 2, 2]
+    for step in range(1, 5):
+        assert path.errors[step] == pytest.approx(loss(view, 1e-2, path.order[:step]), rel=1e-6)
 
 
 def test_one_of_two_twins_costs_nothing_and_leaves_first() -> None:

@@ -18,6 +18,8 @@ from workbench.moments import Moments
 from workbench.select.magnitude import L2
 from workbench.select.path import GroupView, Path
 
+LAG = 256  # columns
+
 
 @dataclass(frozen=True)
 class Elimination:
@@ -59,40 +61,78 @@ def _problems(moments: Moments, columns: Sequence[tuple[int, ...]], ridge: float
 
 
 class _Problem:
-    """The inverse moments and weights of one layer's group while units leave."""
+    """The inverse moments and weights of one layer's group while units leave.
+
+    Rows are sorted by unit, ``width`` for each, filled up with some that do nothing; what no unit owns stands last. The
+    inverse lags behind by ``left @ right``: one large product for many units is faster than one for each, and those
+    that are gone then leave the matrices. Its ``blocks`` on the diagonal, all that the losses need, never lag.
+    """
 
     def __init__(self, xx: Tensor, xy: Tensor, columns: Sequence[tuple[int, ...]], ridge: float, scale: float):
-        size, widest = len(xx), max(map(len, columns))
-        squares = xx.diagonal()[:-1]
-        strength = torch.full((size,), ridge * squares.mean().item() + torch.finfo(xx.dtype).tiny, dtype=xx.dtype)
-        strength[:-1] += squares.eq(0)  # a dead input would make the moments singular
-        strength[-1] = 0  # the bias
-        inverse = torch.linalg.inv(xx + strength.diag())
-        # units with fewer columns than the widest are filled up with columns that do nothing
-        self.inverse = torch.block_diag(inverse, torch.eye(widest, dtype=xx.dtype))
-        self.weight = torch.cat([inverse @ xy, torch.zeros(widest, xy.shape[1], dtype=xx.dtype)])
-        filled = [[*unit, *range(size, size + widest - len(unit))] for unit in columns]
-        self.columns = torch.tensor(filled)
-        self.scale = scale
-        self.gone = torch.zeros(len(columns), dtype=torch.bool)
+        self.total, self.width, self.scale = len(columns), max(map(len, columns)), scale
+        inverse = torch.linalg.inv(xx + _strength(xx, ridge).diag())
+        places = _by_unit(columns, len(xx), self.width)
+        filler = places < 0
+        self.weight = (inverse @ xy)[places]
+        self.inverse = inverse[places[:, None], places]
+        self.weight[filler] = self.inverse[filler] = self.inverse[:, filler] = 0
+        self.inverse.diagonal()[filler] = 1
+        self.units = torch.arange(self.total)  # those in the matrices
+        self.gone = torch.zeros(self.total, dtype=torch.bool)  # of them
+        self.blocks = torch.stack([self.inverse[rows, rows] for rows in map(self._rows, range(self.total))])
+        self.left, self.right = self.inverse[:, :0], self.inverse[:0]
+
+    def _rows(self, place: int) -> slice:
+        return slice(place * self.width, (place + 1) * self.width)
+
+    def _of_units(self, matrix: Tensor) -> Tensor:
+        """Its rows by unit, ``[units, width, ...]``."""
+        return matrix[: len(self.units) * self.width].unflatten(0, (len(self.units), self.width))
 
     def losses(self) -> Tensor:
-        """What the loss of each unit would add to the relative error, ``[units]``."""
-        blocks = self.inverse[self.columns[:, :, None], self.columns[:, None, :]]
-        blocks[self.gone] = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
-        weights = self.weight[self.columns]
-        return (weights * torch.linalg.solve(blocks, weights)).sum((1, 2)) / self.scale
+        """What the loss of each unit would add to the relative error, ``[units]``; 0 for those that are gone."""
+        weights = self._of_units(self.weight)
+        found = self.inverse.new_zeros(self.total)
+        found[self.units] = (weights * torch.linalg.solve(self.blocks, weights)).sum((1, 2)) / self.scale
+        return found
 
     def remove(self, unit: int) -> None:
-        """Down-date weights and inverse; the unit's columns become zero."""
-        columns = self.columns[unit]
-        columns = columns[columns < len(self.inverse) - self.columns.shape[1]]
-        cross = self.inverse[:, columns]
-        solved = torch.linalg.solve(cross[columns], torch.cat([self.weight[columns], cross.mT], 1))
-        outputs = self.weight.shape[1]
-        self.weight -= cross @ solved[:, :outputs]
-        self.inverse -= cross @ solved[:, outputs:]
-        self.weight[columns] = 0
-        self.inverse[columns] = 0
-        self.inverse[:, columns] = 0
-        self.gone[unit] = True
+        """Down-date the weights and the blocks; the unit's weights become zero."""
+        place = int((self.units == unit).nonzero())
+        rows = self._rows(place)
+        cross = self.inverse[:, rows] - self.left @ self.right[:, rows]
+        solved = torch.linalg.solve(self.blocks[place], torch.cat([self.weight[rows], cross.mT], 1))
+        of_weight, right = solved.tensor_split([self.weight.shape[1]], 1)
+        self.weight -= cross @ of_weight
+        self.blocks -= self._of_units(cross) @ self._of_units(right.mT).mT
+        self.weight[rows], self.blocks[place] = 0, torch.eye(self.width)
+        self.left, self.right = torch.cat([self.left, cross], 1), torch.cat([self.right, right])
+        self.gone[place] = True
+        if len(self.right) >= LAG:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Make good what the inverse lags behind, without the units that are gone."""
+        rest = torch.zeros(len(self.inverse) - len(self.units) * self.width, dtype=torch.bool)
+        stay = (~torch.cat([self.gone.repeat_interleave(self.width), rest])).nonzero().flatten()
+        inverse = self.inverse.index_select(0, stay).index_select(1, stay)
+        self.inverse = inverse.addmm_(self.left[stay], self.right[:, stay], alpha=-1)
+        self.weight, self.blocks, self.units = self.weight[stay], self.blocks[~self.gone], self.units[~self.gone]
+        self.gone = torch.zeros_like(self.units, dtype=torch.bool)
+        self.left, self.right = self.inverse[:, :0], self.inverse[:0]
+
+
+def _strength(xx: Tensor, ridge: float) -> Tensor:
+    """What the ridge adds to the diagonal."""
+    squares = xx.diagonal()[:-1]
+    strength = torch.full((len(xx),), ridge * squares.mean().item() + torch.finfo(xx.dtype).tiny, dtype=xx.dtype)
+    strength[:-1] += squares.eq(0)  # a dead input would make the moments singular
+    strength[-1] = 0  # the bias
+    return strength
+
+
+def _by_unit(columns: Sequence[tuple[int, ...]], size: int, width: int) -> Tensor:
+    """The columns unit by unit, -1 where one has fewer than ``width``, and then those of no unit."""
+    owned = {column for unit in columns for column in unit}
+    filled = [column for unit in columns for column in (*unit, *[-1] * (width - len(unit)))]
+    return torch.tensor([*filled, *(column for column in range(size) if column not in owned)])
