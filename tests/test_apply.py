@@ -196,6 +196,45 @@ def test_a_decoder_is_repaired(widest: int, monkeypatch: pytest.MonkeyPatch) -> 
     assert sum(row["macs"][0] for row in rows.values()) == graph.cost().macs
 
 
+def test_a_transposed_convolution_with_groups_is_repaired() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, 2, 1, 1, groups=2), nn.Conv2d(6, 2, 3)
+    ).double()
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias):
+            tensor[[3, 7]] = 2 * tensor[[0, 4]]  # the last unit repeats the first
+    graph, data = trace(model, torch.randn(2, 3, 9, 9).double()), [torch.randn(64, 3, 9, 9).double()]
+    mended = apply(graph, plan_of(graph, {"0": range(3)}), data)
+    assert mended.repairs["2"].error[0] > 0.05
+    assert mended.repairs["2"].error[1] < 1e-9
+    with torch.no_grad():
+        fresh = torch.randn(64, 3, 9, 9).double()
+        assert _distance(model(fresh), mended.model(fresh)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 3, groups=4), nn.Conv2d(8, 16, 3, groups=4),
+        nn.ConvTranspose2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 4, 3, groups=4),
+        nn.ConvTranspose2d(8, 16, 3, groups=4), nn.ConvTranspose2d(8, 16, 3, groups=8),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_grouped_layers_are_listed_with_the_work_that_is_left(middle: nn.Conv2d) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), middle, nn.ReLU(), nn.Conv2d(middle.out_channels, 4, 1))
+    study = Study(model, torch.randn(1, 3, 9, 9), calibration=[torch.randn(64, 3, 9, 9)], refine=None)
+    result = study.compress(Budget(macs=0.6))
+    rows, small = {row["layer"]: row for row in result.layers()}, result.model.get_submodule("2")
+    assert rows["2"]["in"] == [8, small.in_channels]
+    assert rows["2"]["out"] == [middle.out_channels, small.out_channels]
+    assert [sum(row["macs"][place] for row in rows.values()) for place in (0, 1)] == [
+        study.graph.cost().macs, result.cost.macs,
+    ]  # fmt: skip
+
+
 def test_outputs_that_leave_count_for_nothing() -> None:
     """Neither in the choice of a ridge nor in the error that is told: with other weights there, all is the same."""
     torch.manual_seed(0)

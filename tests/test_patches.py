@@ -59,15 +59,17 @@ def test_of_transposed_convolutions_too(data: st.DataObject) -> None:
     padding = tuple(min(p, gap * (k - 1) + 1) for p, gap, k in zip(each(0, 3), dilation, kernel, strict=True))
     more = tuple(min(extra, max(s, d) - 1) for extra, s, d in zip(each(0, 2), stride, dilation, strict=True))
     kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[rank - 1]
-    layer = kind(4, 6, kernel, stride, padding, more, dilation=dilation).double()
+    groups = data.draw(st.sampled_from((1, 2, 4)))
+    layer = kind(4, 8, kernel, stride, padding, more, groups=groups, dilation=dilation).double()
     inputs = torch.randn(2, 4, *each(4, 6), dtype=torch.float64)
     graph = trace(layer, inputs)
     turned = graph.layers[0].turned(layer.weight.detach())
     torch.testing.assert_close(graph.layers[0].turned(turned), layer.weight.detach())
     patches, outputs = Patches.of(graph.layers[0], graph.program), layer(inputs).detach()
     positions = patches.positions(outputs, data.draw(st.sampled_from((1, 7, 10_000))), torch.Generator())
-    made = patches.rows(inputs, positions)[0] @ turned.flatten(1).mT + layer.bias.detach()
-    torch.testing.assert_close(made, patches.targets(outputs, positions)[0], rtol=1e-10, atol=1e-10)
+    made = patches.rows(inputs, positions) @ turned.flatten(1).unflatten(0, (groups, -1)).mT
+    made += layer.bias.detach().view(groups, 1, -1)
+    torch.testing.assert_close(made, patches.targets(outputs, positions), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

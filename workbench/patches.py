@@ -57,7 +57,7 @@ class Patches:
         )
         reach = [gap * (size - 1) - pad for gap, size, pad in zip(dilation, kernel, padding, strict=True)]
         sides = tuple((before, before + after) for before, after in zip(reach, more, strict=True))
-        return cls(kernel, (1,) * rank, sides, dilation, 1, layer.source, layer.node, stride)
+        return cls(kernel, (1,) * rank, sides, dilation, layer.groups, layer.source, layer.node, stride)
 
     @classmethod
     def of_module(cls, module: nn.modules.conv._ConvNd | nn.Linear) -> Patches:

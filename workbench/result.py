@@ -20,8 +20,11 @@ from torch import nn
 from workbench.apply import Applied
 from workbench.cost.count import Cost, count
 from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
+from workbench.graph.masked import survivors
 from workbench.graph.modes import evaluating
+from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
+from workbench.graph.winnow import record_of
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.refine import Refined
@@ -121,7 +124,8 @@ class Result:
     def layers(self) -> list[dict[str, Any]]:
         """One entry a layer; pairs are before and after."""
         state = self.model.state_dict()
-        return [_layer(layer, layer.turned(state[layer.weight]).shape, self) for layer in self.graph.layers]
+        stays = survivors(self.graph.provenance, record_of(self.graph, self.plan.kept).cuts)
+        return [_layer(layer, state[layer.weight].shape, stays, self) for layer in self.graph.layers]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as what JSON can hold. ``run`` alone differs between equal runs."""
@@ -219,13 +223,14 @@ def paired_scores(
     return np.concatenate(before), np.concatenate(after)
 
 
-def _layer(layer: Layer, after: torch.Size, result: Result) -> dict[str, Any]:
-    shapes = (layer.shape, after)
+def _layer(layer: Layer, weight: torch.Size, stays: Survivors, result: Result) -> dict[str, Any]:
+    groups_left = _groups_left(layer, weight, stays)
+    if layer.transposed:
+        weight = torch.Size([weight[1] * groups_left, weight[0] // groups_left, *weight[2:]])
+    shapes, blocks = (layer.shape, weight), (layer.groups, groups_left)
     groups = {role: next((g.name for g in result.graph.groups for m in g.members
                           if m.tensor == layer.weight and m.role == role), None) for role in ("in", "out")}  # fmt: skip
     repair = result.repairs.get(layer.name)
-    depthwise = layer.groups > 1 and layer.shape[1] == 1  # as many groups as there are channels left
-    blocks = [shape[0] * layer.groups // layer.shape[0] if depthwise else layer.groups for shape in shapes]
     return {
         "layer": layer.name, "kind": layer.op,
         "in": [shape[1] * count for shape, count in zip(shapes, blocks, strict=True)],
@@ -235,6 +240,13 @@ def _layer(layer: Layer, after: torch.Size, result: Result) -> dict[str, Any]:
         "group_in": groups["in"], "group_out": groups["out"],
         "error": list(repair.error) if repair else None,
     }  # fmt: skip
+
+
+def _groups_left(layer: Layer, weight: torch.Size, stays: Survivors) -> int:
+    """The groups of a convolution whose weight was ``layer.shape``; whole ones may have left."""
+    if layer.groups == 1:
+        return 1
+    return stays.shape(layer.node if layer.transposed else layer.source)[layer.channel_dim] // weight[1]
 
 
 def _run(seconds: Mapping[str, float]) -> dict[str, Any]:

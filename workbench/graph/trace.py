@@ -49,7 +49,7 @@ class Layer:
 
     @property
     def transposed(self) -> bool:
-        """Whether it is a transposed convolution, whose weight is ``[in, out, kernel...]``."""
+        """Whether it is a transposed convolution, whose weight is ``[in, out / groups, kernel...]``."""
         return self.op.startswith("conv_transpose")
 
     def turned(self, weight: torch.Tensor) -> torch.Tensor:
@@ -57,7 +57,9 @@ class Layer:
 
         A transposed convolution is one over its input with zeros between, with its kernel backwards.
         """
-        return weight.transpose(0, 1).flip(*range(2, weight.ndim)) if self.transposed else weight
+        if not self.transposed:
+            return weight
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
 
     @property
     def channel_dim(self) -> int:
@@ -218,10 +220,7 @@ def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
 
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
-    """The convolutions and linear layers whose weight the model owns, in the order they run.
-
-    Transposed convolutions with groups are left out.
-    """
+    """The convolutions and linear layers whose weight the model owns, in the order they run."""
     from workbench.graph.call import bind, op_name
 
     found = []
@@ -237,10 +236,8 @@ def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Lay
         op, shape, shapes = op_name(node), program.tensors[weight].shape, provenance.run.shapes
         groups, source = arguments.get("groups", 1), arguments["input"].name
         if op.startswith("conv_transpose"):
-            if groups > 1:
-                continue
-            shape = torch.Size([shape[1], shape[0], *shape[2:]])
-            positions = shapes[source].numel() // samples // shape[1]
+            positions = shapes[source].numel() // samples // shape[0]
+            shape = torch.Size([shape[1] * groups, shape[0] // groups, *shape[2:]])
         else:
             positions = shapes[node.name].numel() // samples // shape[0]  # a forward may fold time into the batch
         found.append(

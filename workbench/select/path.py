@@ -101,7 +101,9 @@ def columns_of(group: ChannelGroup, layer: Layer, blocks: Blocks | None = None) 
     """For each unit of a group, the columns of a layer's flattened weight that leave with it, or the blocks."""
     kernel = layer.shape[2:].numel()
     member = next(m for m in group.members if m.tensor == layer.weight and m.role == "in")
-    columns = [tuple(i * kernel + k for i in unit for k in range(kernel)) for unit in member.indices]
+    # a transposed convolution's weight numbers its inputs through all groups
+    inputs = [dict.fromkeys(index % layer.shape[1] for index in unit) for unit in member.indices]
+    columns = [tuple(index * kernel + k for index in unit for k in range(kernel)) for unit in inputs]
     if blocks is None:
         return columns
     owner = {column: number for number, some in enumerate(blocks.columns.tolist()) for column in some}
