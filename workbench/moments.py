@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 128  # columns
+BLOCK = 128  # columns, or rows
 
 
 @dataclass
@@ -48,7 +48,8 @@ class Moments:
         self.xx[:, :size, size] += sums
         self.xx[:, size, size] += rows.shape[1]
         self.xy[:, size] += targets.sum(1).double().cpu()
-        self.yy += targets.square().sum(1).double().cpu()
+        squares = [some.square().sum(1) for some in targets.split(BLOCK, 1)]  # a few at a time stay in the cache
+        self.yy += torch.stack(squares).sum(0).double().cpu()
         self.count += rows.shape[1]
 
     def __add__(self, other: Moments) -> Moments:
