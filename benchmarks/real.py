@@ -44,7 +44,7 @@ class Task:
     load: Callable[[], nn.Module]
     data: Callable[[int, int], Pair]
     scores: dict[str, Callable[[Any, Any], Tensor]]
-    search: Callable[[Any, Any], Tensor] | None  # finer than right or wrong; None: fidelity to the original's output
+    search: Callable[[Any, Any], Tensor]  # finer than right or wrong
     calibration: int = 1024
     searched: int = 512
     tested: int = 4000
@@ -76,8 +76,8 @@ TASKS = {
         tested=2000,
     ),
     "efficientnet_lite0": Task(
-        pictures.load, partial(pictures.images, tested=False), {"same class": pictures.same}, None,
-        tested=2000, unseen=partial(pictures.images, tested=True),
+        pictures.load, partial(pictures.images, tested=False), {"same class": pictures.same},
+        pictures.log_likelihood, searched=256, tested=2000, unseen=partial(pictures.images, tested=True),
     ),
 }  # fmt: skip
 
@@ -104,7 +104,7 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Pa
     start = time.process_time()
     study = wb.Study(
         model, inputs[:1], calibration=inputs.split(64), seed=seed, name=name, progress=progress,
-        evaluate=Evaluation(_batches(searched), task.search, name="search") if task.search else None,
+        evaluate=Evaluation(_batches(searched), task.search, name="search"),
         test=next(iter(tests.values())),
     )  # fmt: skip
     study.sensitivity()
