@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from workbench.evaluation import Evaluation, whole_score
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.select import L2, Elimination, GroupView, Path
-from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity
-from workbench.sensitivity.sweep import _candidates, suffix
+from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity, sweep
+from workbench.sensitivity.sweep import _candidates, first_change
 
 SHARES = (0.3, 0.5, 0.8)
 
@@ -103,11 +104,42 @@ def test_twice_the_same_is_byte_equal() -> None:
     assert one.fingerprint == other.fingerprint
 
 
-def test_a_suffix_is_what_depends_on_the_change() -> None:
+def test_a_candidate_is_run_from_its_first_change_on() -> None:
     graph, *_ = mlp()
+    nodes = [node.name for node in graph.program.nodes]
     layers = {layer.name: layer.node for layer in graph.layers}
-    assert [node.name for node in suffix(graph.program, {layers["4"]})] == [layers["4"]]
-    assert [node.name for node in suffix(graph.program, {layers["0"]})] == [node.name for node in graph.program.nodes]
+    assert first_change(graph.program, {layers["4"]}) == nodes.index(layers["4"])
+    placeholder = {tensor: name for name, tensor in graph.program.state.items()}
+    assert first_change(graph.program, {placeholder["2.weight"]}) == nodes.index(layers["2"])
+    assert first_change(graph.program, set()) == len(nodes)
+
+
+class Deep(nn.Module):
+    """Layers that each make another megabyte of a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()) for _ in range(12)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.expand(-1, 4, 256, 256)).mean((2, 3))
+
+
+def test_a_sweep_holds_no_more_than_a_run_does() -> None:
+    """Not the values of all layers, whose number knows no bound."""
+    batch = torch.randn(4, 4, 1, 1)
+    graph = trace(Deep(), batch)
+    statistics = calibrate(graph, [batch])
+    held: list[int] = []
+    compute = sweep.compute_masked
+
+    def watched(node: Any, values: Any, stays: Any) -> Any:
+        held.append(sum(value.numel() for value in values.values() if isinstance(value, Tensor)))
+        return compute(node, values, stays)
+
+    with mock.patch.object(sweep, "compute_masked", watched):
+        sensitivity(graph, statistics, evaluation([batch]), shares=(0.5,))
+    assert max(held) < 4 * 4 * 4 * 256 * 256
 
 
 def test_a_candidate_without_a_score_is_a_failed_point() -> None:

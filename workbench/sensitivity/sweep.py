@@ -1,16 +1,15 @@
-"""The sweep: for each group and share, drop channels, repair from the statistics, run what lies after, score."""
+"""The sweep: for each group and share, drop channels, repair from the statistics, run what comes after, score."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 from tqdm.auto import tqdm
 
 from workbench.calibrate import Statistics
@@ -42,12 +41,12 @@ Scores = np.ndarray | str  # of one candidate: a number a sample, or why there a
 
 @dataclass(frozen=True)
 class Candidate:
-    """One group at one width: the tensors that make it so, and the operations that must be run again."""
+    """One group at one width: the tensors that make it so, and the first operation that computes something else."""
 
     group: str
     kept: int
     tensors: dict[str, Tensor]
-    nodes: tuple[Node, ...]
+    first: int
     stays: Survivors
 
 
@@ -111,8 +110,8 @@ def _candidates(
 def _candidate(graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:
     stays = survivors(graph.provenance, cuts)
     changed = {place for place, tensor in graph.program.state.items() if tensor in tensors}
-    nodes = suffix(graph.program, changed | altered_nodes(graph.program, stays))
-    return Candidate(name, kept, tensors, nodes, stays)
+    first = first_change(graph.program, changed | altered_nodes(graph.program, stays))
+    return Candidate(name, kept, tensors, first, stays)
 
 
 def _repaired(
@@ -134,52 +133,62 @@ def _repaired(
     }
 
 
-def suffix(program: Program, changed: set[str]) -> tuple[Node, ...]:
-    """The operations whose values change when some values do: of operations, or of the model's tensors."""
-    affected = set(changed)
-    for node in program.nodes:
-        if any(used.name in affected for used in node.all_input_nodes):
-            affected.add(node.name)
-    return tuple(node for node in program.nodes if node.name in affected)
+def first_change(program: Program, changed: set[str]) -> int:
+    """The place of the first operation whose value changes when some values do: of operations, or of tensors."""
+    for place, node in enumerate(program.nodes):
+        if node.name in changed or any(used.name in changed for used in node.all_input_nodes):
+            return place
+    return len(program.nodes)
 
 
 def _measure_samples(
     graph: ChannelGraph, candidates: Sequence[Candidate], evaluate: Evaluation, progress: bool
 ) -> tuple[np.ndarray, list[Scores]]:
-    """Batch by batch: the original once, then of every candidate only what lies after its change."""
+    """Batch by batch: the original, and of every candidate only what comes after its change.
+
+    No more is held of a batch than the original holds when it runs, and the same again for one candidate.
+    """
     program = graph.program
     dense: list[np.ndarray] = []
     scores: list[list[np.ndarray]] = [[] for _ in candidates]
     failures: dict[int, str] = {}
-    placeholder = {tensor: name for name, tensor in program.state.items()}
-    batches = list(evaluate.batches)
-    bar = tqdm(total=len(batches) * len(candidates), desc="sensitivity", disable=not progress, unit="score")
+    starting: dict[int, list[int]] = {}
+    for number, candidate in enumerate(candidates):
+        starting.setdefault(candidate.first, []).append(number)
+    count = len(evaluate.batches) if isinstance(evaluate.batches, Sized) else None
+    total = None if count is None else count * len(candidates)
+    bar = tqdm(total=total, desc="sensitivity", disable=not progress, unit="score")
     with torch.no_grad(), bar:
-        for batch in batches:
-            values = program.run(program.nodes, program.start(evaluate.inputs_of(batch)))
-            output = program.output(values)
+        for batch in evaluate.batches:
+            inputs = evaluate.inputs_of(batch)
+            output = program(inputs)
             dense.append(evaluate.batch_scores(output, output, batch))
             check_finite(dense[-1], evaluate)
-            for number, candidate in enumerate(candidates):
-                bar.update()
-                if number in failures:
-                    continue
-                changed = {placeholder[name]: tensor for name, tensor in candidate.tensors.items()}
-                small = _rerun(program, candidate, {**values, **changed})
-                try:
-                    scores[number].append(evaluate.batch_scores(small, output, batch))
-                except Exception as error:  # the user's score raises anything
-                    failures[number] = _failure(error)
+            values = program.start(inputs)
+            for place in range(len(program.nodes) + 1):
+                for number in starting.get(place, ()):
+                    bar.update()
+                    if number in failures:
+                        continue
+                    small = _rerun(program, candidates[number], values)
+                    try:
+                        scores[number].append(evaluate.batch_scores(small, output, batch))
+                    except Exception as error:  # the user's score raises anything
+                        failures[number] = _failure(error)
+                program.run(program.nodes[place : place + 1], values, free=True)
     if not dense:
         check_finite(np.empty(0), evaluate)
     return np.concatenate(dense), [failures.get(i) or np.concatenate(found) for i, found in enumerate(scores)]
 
 
 def _rerun(program: Program, candidate: Candidate, values: Values) -> Any:
-    """What the model returns when only what lies after the change is run."""
-    for node in candidate.nodes:
-        values[node.name] = compute_masked(node, values, candidate.stays)
-    return program.output(values)
+    """What the model returns from the original's values before the change."""
+    placeholder = {tensor: name for name, tensor in program.state.items()}
+    small = {**values, **{placeholder[name]: tensor for name, tensor in candidate.tensors.items()}}
+    for node in program.nodes[candidate.first :]:
+        small[node.name] = compute_masked(node, small, candidate.stays)
+        program.forget(node, small)
+    return program.output(small)
 
 
 def _failure(error: Exception) -> str:
