@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
 from workbench.blocks import Blocks
+from workbench.fisher import FisherFactors, gather_fisher
 from workbench.graph.inputs import Inputs, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
@@ -63,12 +64,14 @@ pytree.register_pytree_node(Evidence, _leaves, _evidence)  # so that it can wait
 
 @dataclass(frozen=True)
 class Statistics:
-    """The evidence of each layer that reads a channel group, by the layer's name; signals where they were asked for."""
+    """The evidence of each layer that reads a channel group, by the layer's name; more where it was asked for."""
 
     layers: Mapping[str, Evidence]
     samples: int
     fingerprint: str
     signals: Signals = field(default_factory=dict)
+    fisher: FisherFactors = field(default_factory=dict)
+    no_fisher: str = ""  # why it could not be gathered, though it was asked for
 
     def __repr__(self) -> str:
         return f"Statistics({len(self.layers)} layers, {self.samples} samples)"
@@ -84,7 +87,8 @@ def calibrate(
     ----------
     graph : what ``trace`` found
     calibration : yields model inputs (a tensor, a tuple or a dict) and nothing else; can be gone over again
-    needs : what a criterion needs besides: ``"signals"`` of activations, ``"gradients"`` of gates on units
+    needs : what is needed besides: ``"signals"`` of activations and ``"gradients"`` of gates on units by a criterion,
+        ``"fisher"`` information of the layers' outputs by a prediction
     loss : ``loss(output, inputs)``, summed over samples, for the gradients; by default the cross-entropy against labels
         drawn from the model's own output
     rows : at most about this many rows a layer are kept, drawn at random places, the same in all samples of a batch
@@ -105,8 +109,16 @@ def calibrate(
         for place, found in _gather(graph, some, batches, progress).items():
             name = read[place].name  # a layer called twice has the rows of both calls
             layers[name] = layers[name] + found if name in layers else found
-    signals = gather_signals(graph, batches, gradients="gradients" in needs, loss=loss, seed=seed) if needs else {}
-    return Statistics(layers, batches.samples, batches.fingerprint, signals)
+    asked = {"signals", "gradients"} & set(needs)
+    signals = gather_signals(graph, batches, gradients="gradients" in needs, loss=loss, seed=seed) if asked else {}
+    fisher: FisherFactors = {}
+    why = ""
+    if "fisher" in needs:
+        try:
+            fisher = gather_fisher(graph, batches, loss=loss, seed=seed)
+        except Exception as error:  # no derivative, no float output, a loss of the user's that raises
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Statistics(layers, batches.samples, batches.fingerprint, signals, fisher, why)
 
 
 def _rounds(readers: Mapping[str, Reader], memory: int) -> Iterator[dict[str, Reader]]:

@@ -74,13 +74,18 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
     return command
 
 
-def _add_search_options(command: argparse.ArgumentParser) -> None:
+def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") -> None:
     command.add_argument(
         "--criterion", default="elimination", metavar="NAME",
         help="how channels are selected: elimination (default), lasso, fisher, taylor, l1, l2, geometric-median, "
         "slimming, activation-energy, active-positions, random",
     )  # fmt: skip
-    command.add_argument("--seed", type=int, default=0, help="of the rows drawn from the calibration data (default 0)")
+    command.add_argument(
+        "--mode", default=mode, choices=("auto", "measured", "predicted"),
+        help="of the sensitivity search: measure the points on which plans depend, all of them, or none "
+        f"(default {mode})",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, help="of what is drawn from the data (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -97,7 +102,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
     command.set_defaults(budget="macs=0.5")
     _add_refine_option(command)
-    _add_search_options(command)
+    _add_search_options(command, mode="measured")
 
 
 def _add_sensitivity(commands: Any) -> None:
@@ -147,7 +152,7 @@ def compress(given: argparse.Namespace) -> int:
     study = _study(given, refine=Refinement(given.refine) if given.refine else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
-    result = study.compress(budget)
+    result = study.compress(study.allocate(budget, mode=given.mode))
     result.save(given.out)
     _print_result(result, given)
     return DONE if result.target_met and result.verification.ok else FAILED
@@ -155,7 +160,7 @@ def compress(given: argparse.Namespace) -> int:
 
 def sensitivity(given: argparse.Namespace) -> int:
     """Print the curves of one network of the zoo."""
-    curves = _study(given).sensitivity()
+    curves = _study(given).sensitivity(given.mode)
     if given.json:
         print(json.dumps(curves.to_dict()))
         return DONE

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Evaluation:
     score: Callable[[Any, Any], Any]
     inputs: Callable[[Any], Any] | None = None
     name: str = "score"
+    compares: ClassVar[bool] = False  # whether a score needs the original's output, too
 
     def __post_init__(self) -> None:
         if iter(self.batches) is self.batches:
@@ -73,6 +74,7 @@ class Fidelity(Evaluation):
 
     score: Callable[[Any, Any], Any] = lambda output, batch: None
     name: str = "negative KL to the original"
+    compares: ClassVar[bool] = True
 
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         if dense_output is None:

@@ -6,7 +6,7 @@ gradient over the unit's channels and positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def gather_signals(
     ]
     sources = {layer.source for _, layer, _ in places}
     found: dict[tuple[str, str], UnitSignals] = {}
-    for inputs in _pieces(batches, graph.program.any_batch):
+    for inputs in pieces(graph, batches):
         with torch.set_grad_enabled(gradients):
             values = _run(graph, inputs, sources, loss if gradients else None)
         for name, layer, channels in places:
@@ -127,9 +127,10 @@ def _run(graph: ChannelGraph, inputs: Inputs, sources: set[str], loss: Loss | No
     return read
 
 
-def _pieces(batches: Any, any_batch: bool) -> Iterator[Inputs]:
+def pieces(graph: ChannelGraph, batches: Iterable[Inputs]) -> Iterator[Inputs]:
+    """Few samples at a time, where the forward lets their number be chosen."""
     for inputs in batches:
-        if inputs.batch is None or not any_batch:
+        if inputs.batch is None or not graph.program.any_batch:
             yield inputs
             continue
         for places in torch.arange(inputs.batch).split(PIECE):
@@ -139,12 +140,16 @@ def _pieces(batches: Any, any_batch: bool) -> Iterator[Inputs]:
 def drawn_loss(output: Any, generator: torch.Generator) -> Tensor:
     """Minus the log-likelihood of what is drawn from the model's own output, summed over samples.
 
-    A class a sample, pixel or token where there are several numbers for each, else a number with unit variance.
+    A class a sample, pixel or token where there are several numbers for each, else a number with unit variance. Several
+    outputs are independent.
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not leaves:
-        raise ValueError("the model returns no floating-point tensor to draw from; give loss=")
-    logits = leaves[0]
+        raise ValueError("the model returns no floating-point tensor that its weights made; give loss=")
+    return torch.stack([_drawn(leaf, generator) for leaf in leaves]).sum()
+
+
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
     classes = logits.movedim(1, -1) if logits.ndim > 3 else logits  # [N, C], [N, T, C] or [N, C, H, W]
     if classes.shape[-1] < 2:
         noise = torch.randn(logits.shape, generator=generator).to(logits)

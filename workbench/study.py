@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from workbench.allocate import Solver
+from workbench.allocate import Solver, Unreachable
 from workbench.allocate.budget import Budget
 from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
@@ -19,10 +20,11 @@ from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare
 from workbench.select import Criterion, Elimination, needs_of
-from workbench.sensitivity import SensitivityCurves, sensitivity
+from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss
 
 Evaluate = Evaluation | Callable[[nn.Module], Any]
+BUDGETS = tuple(Budget(macs=share) for share in (0.75, 0.5, 0.3))  # what people ask for first
 
 
 class Study:
@@ -73,6 +75,7 @@ class Study:
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.seconds: dict[str, float] = {}
+        self._mode = "auto"
         self._curves: SensitivityCurves | None = None
 
     def __repr__(self) -> str:
@@ -90,23 +93,53 @@ class Study:
         graph = self.graph
         with self._timed("calibrate"):
             return calibrate(
-                graph, self.calibration, needs=needs_of(self.criterion), loss=self.loss, seed=self.seed,
-                progress=self.progress,
+                graph, self.calibration, needs={*needs_of(self.criterion), "fisher"}, loss=self.loss,
+                seed=self.seed, progress=self.progress,
             )  # fmt: skip
 
-    def sensitivity(self) -> SensitivityCurves:
-        """How the score falls as each group gives up channels; computed once."""
-        if self._curves is None:
-            graph, statistics = self.graph, self.statistics
-            with self._timed("sensitivity"):
-                self._curves = sensitivity(
-                    graph, statistics, self.evaluate, criterion=self.criterion, progress=self.progress
-                )
+    @cached_property
+    def search(self) -> Search:
+        """What is known of the sensitivity so far."""
+        graph, statistics = self.graph, self.statistics
+        with self._timed("sensitivity"):
+            return Search(
+                graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, progress=self.progress
+            )
+
+    def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
+        """How the score falls as each group gives up channels; without a mode, as it was last asked for.
+
+        Parameters
+        ----------
+        mode : ``"auto"`` (at first) measures the points on which plans depend, as precisely as these need, and predicts
+            the others; ``"measured"`` measures every point, ``"predicted"`` none
+        budgets : of the plans that ``"auto"`` has in mind; ``allocate`` and ``compress`` add their own
+        """
+        if mode is None and self._curves is not None:
+            return self._curves
+        self._mode = mode or self._mode
+        return self._searched(budgets, None)
+
+    def _searched(self, budgets: Sequence[Budget], solver: Solver | None) -> SensitivityCurves:
+        search = self.search
+        with self._timed("sensitivity"):
+            self._curves = search.run(self._mode, lambda curves: self._plans(curves, budgets, solver))
         return self._curves
 
-    def allocate(self, budget: Budget, solver: Solver | None = None) -> Plan:
-        """The widths that lose least under a budget; raises ``Unreachable`` where there are none."""
-        curves = self.sensitivity()
+    def _plans(self, curves: SensitivityCurves, budgets: Sequence[Budget], solver: Solver | None) -> list[Plan]:
+        found = []
+        for budget in budgets if self.graph.exact else ():
+            with suppress(Unreachable):  # whoever asks for that budget in earnest is told
+                found.append(make_plan(self.graph, curves, budget, solver))
+        return found
+
+    def allocate(self, budget: Budget, solver: Solver | None = None, *, mode: str | None = None) -> Plan:
+        """The widths that lose least under a budget; raises ``Unreachable`` where there are none.
+
+        ``mode`` is that of ``sensitivity``; without one, the last that was asked for.
+        """
+        self._mode = mode or self._mode
+        curves = self._searched([budget], solver)
         with self._timed("allocate"):
             return make_plan(self.graph, curves, budget, solver)
 

@@ -86,6 +86,11 @@ class Inputs:
         return model(*moved.args, **moved.kwargs)
 
 
+pytree.register_pytree_node(
+    Inputs, lambda inputs: ([inputs.args, dict(inputs.kwargs)], None), lambda leaves, _context: Inputs(*leaves)
+)
+
+
 def _varied(tensor: Tensor) -> Tensor:
     if not tensor.is_floating_point() or not tensor.numel() or tensor.min() < tensor.max():
         return tensor

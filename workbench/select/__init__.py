@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from workbench.select.by_hand import ByHand
-from workbench.select.elimination import Elimination
+from workbench.select.elimination import Elimination, followed
 from workbench.select.geometric_median import GeometricMedian
 from workbench.select.lasso import Lasso
 from workbench.select.magnitude import L1, L2
@@ -49,6 +49,6 @@ def needs_of(criterion: Criterion) -> frozenset[str]:
 
 __all__ = [
     "BY_NAME", "L1", "L2", "ActivationEnergy", "ActivePositions", "ByHand", "Criterion", "Elimination", "Fisher",
-    "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "by_name", "largest", "mean",
-    "needs_of", "ranked", "total",
+    "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "by_name", "followed", "largest",
+    "mean", "needs_of", "ranked", "total",
 ]  # fmt: skip

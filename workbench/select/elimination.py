@@ -8,17 +8,19 @@ down-dated. The errors of all layers that read the group add up, each relative t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workbench.moments import Moments
+from workbench.fisher import weighed
 from workbench.select.magnitude import L2
 from workbench.select.path import GroupView, Path
 
 LAG = 256  # columns
+RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -28,36 +30,71 @@ class Elimination:
     Where no convolution or linear layer reads a group there is no such error: its units leave by L2 magnitude.
     """
 
-    ridge: float = 1e-4
+    ridge: float = RIDGE
 
     def __call__(self, view: GroupView) -> Path:
-        problems = [
-            problem
-            for layer in view.consumers
-            for problem in _problems(view.evidence[layer.name].all, view.columns(layer), self.ridge)
-        ]
+        problems = _problems(view, self.ridge)
         if not problems:
             return L2()(view)
         present = torch.ones(view.group.units, dtype=torch.bool)
-        order: list[int] = []
-        errors = [0.0]
+        steps = _Steps(problems)
         while (free := view.may_leave(present)).any():
-            losses = torch.stack([problem.losses() for problem in problems]).sum(0)
-            losses[~free] = torch.inf
-            unit = int(losses.argmin())
-            for problem in problems:
-                problem.remove(unit)
+            unit = int(steps.errors_next().masked_fill(~free, torch.inf).argmin())
+            steps.remove(unit)
             present[unit] = False
-            order.append(unit)
-            errors.append(errors[-1] + losses[unit].item())
         stay = present.nonzero().flatten().tolist()
-        return Path((*order, *stay), tuple(errors), least=len(stay))
+        return steps.path(stay)
 
 
-def _problems(moments: Moments, columns: Sequence[tuple[int, ...]], ridge: float) -> list[_Problem]:
-    """One elimination problem for each group of a layer: their units leave together, their errors add up."""
-    scale = moments.energy or 1.0
-    return [_Problem(xx, xy, columns, ridge, scale) for xx, xy in zip(moments.xx, moments.xy, strict=True)]
+def followed(view: GroupView, path: Path, ridge: float = RIDGE) -> Path:
+    """A path with the errors and losses of least squares along its own order, where layers to fit read the group."""
+    problems = _problems(view, ridge)
+    if not problems:
+        return path
+    steps = _Steps(problems)
+    for unit in path.order[: len(path.order) - path.least]:
+        steps.errors_next()
+        steps.remove(unit)
+    return steps.path(path.order[len(path.order) - path.least :])
+
+
+class _Steps:
+    """The order in which units leave, and what that costs, summed over all layers that read the group."""
+
+    def __init__(self, problems: Sequence[_Problem]):
+        self.problems = problems
+        self.order: list[int] = []
+        self.costs = torch.zeros(1, 2, dtype=torch.float64)  # error and loss once k units are gone
+
+    def errors_next(self) -> Tensor:
+        """What the loss of each unit would add to the error, ``[units]``."""
+        self.next = torch.stack([problem.losses() for problem in self.problems]).sum(0)
+        return self.next[:, 0]
+
+    def remove(self, unit: int) -> None:
+        for problem in self.problems:
+            problem.remove(unit)
+        self.order.append(unit)
+        self.costs = torch.cat([self.costs, self.costs[-1:] + self.next[unit]])
+
+    def path(self, stay: Sequence[int]) -> Path:
+        errors, losses = (tuple(column.tolist()) for column in self.costs.T)
+        known = all(problem.weighed for problem in self.problems)
+        return Path((*self.order, *stay), errors, losses if known else (), least=len(stay))
+
+
+def _problems(view: GroupView, ridge: float) -> list[_Problem]:
+    """One for each group of each layer that reads the units: they leave together, their errors add up."""
+    found = []
+    for layer in view.consumers:
+        moments, columns = view.evidence[layer.name].all, view.columns(layer)
+        factors = view.fisher.get(layer.name)
+        for number, (xx, xy) in enumerate(zip(moments.xx, moments.xy, strict=True)):
+            targets = [xy / math.sqrt(moments.energy or 1.0)]
+            if factors is not None and layer.name not in view.blocks:
+                targets.append(weighed(xy, factors[number]) / math.sqrt(2 * moments.count))
+            found.append(_Problem(xx, targets, columns, ridge))
+    return found
 
 
 class _Problem:
@@ -68,12 +105,13 @@ class _Problem:
     that are gone then leave the matrices. Its ``blocks`` on the diagonal, all that the losses need, never lag.
     """
 
-    def __init__(self, xx: Tensor, xy: Tensor, columns: Sequence[tuple[int, ...]], ridge: float, scale: float):
-        self.total, self.width, self.scale = len(columns), max(map(len, columns)), scale
+    def __init__(self, xx: Tensor, targets: Sequence[Tensor], columns: Sequence[tuple[int, ...]], ridge: float):
+        self.total, self.width = len(columns), max(map(len, columns))
+        self.weighed, self.outputs = len(targets) > 1, targets[0].shape[1]
         inverse = torch.linalg.inv(xx + _strength(xx, ridge).diag())
         places = _by_unit(columns, len(xx), self.width)
         filler = places < 0
-        self.weight = (inverse @ xy)[places]
+        self.weight = (inverse @ torch.cat([*targets], 1))[places]
         self.inverse = inverse[places[:, None], places]
         self.weight[filler] = self.inverse[filler] = self.inverse[:, filler] = 0
         self.inverse.diagonal()[filler] = 1
@@ -90,10 +128,12 @@ class _Problem:
         return matrix[: len(self.units) * self.width].unflatten(0, (len(self.units), self.width))
 
     def losses(self) -> Tensor:
-        """What the loss of each unit would add to the relative error, ``[units]``; 0 for those that are gone."""
+        """What the loss of each unit would add to the error and to the loss, ``[units, 2]``; 0 for those gone."""
         weights = self._of_units(self.weight)
-        found = self.inverse.new_zeros(self.total)
-        found[self.units] = (weights * torch.linalg.solve(self.blocks, weights)).sum((1, 2)) / self.scale
+        squares = (weights * torch.linalg.solve(self.blocks, weights)).sum(1)
+        found = self.inverse.new_zeros(self.total, 2)
+        found[self.units, 0] = squares[:, : self.outputs].sum(1)
+        found[self.units, 1] = squares[:, self.outputs :].sum(1)
         return found
 
     def remove(self, unit: int) -> None:

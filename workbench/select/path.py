@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workbench.blocks import Blocks
 from workbench.calibrate import Evidence, Statistics
+from workbench.fisher import FisherFactors
 from workbench.graph.call import bind, is_batch_norm
 from workbench.graph.groups import ChannelGroup
 from workbench.graph.program import Program
@@ -26,6 +27,7 @@ class GroupView:
     tensors: Mapping[str, Tensor]
     evidence: Mapping[str, Evidence]
     signals: Signals = field(default_factory=dict, repr=False)
+    fisher: FisherFactors = field(default_factory=dict, repr=False)
     scales: frozenset[str] = frozenset()  # the tensors that a BN multiplies by
     blocks: Mapping[str, Blocks] = field(default_factory=dict, repr=False)  # of the layers that are too wide
 
@@ -37,7 +39,10 @@ class GroupView:
         scales = frozenset(batch_norm_scales(graph.program))
         found = {layer.name: Blocks.of(layer, graph) for layer in consumers}
         blocks = {layer: some for layer, some in found.items() if some is not None}
-        return cls(graph[name], consumers, graph.program.tensors, evidence, statistics.signals, scales, blocks)
+        return cls(
+            graph[name], consumers, graph.program.tensors, evidence, statistics.signals, statistics.fisher, scales,
+            blocks,
+        )  # fmt: skip
 
     def makers(self) -> list[tuple[Tensor, tuple[tuple[int, ...], ...]]]:
         """The weights that make the group's channels, float64 ``[channels, ...]``, and each unit's rows in them.
@@ -114,12 +119,14 @@ def columns_of(group: ChannelGroup, layer: Layer, blocks: Blocks | None = None) 
 class Path:
     """The order in which units leave, first to last; the last ``least`` cannot.
 
-    ``errors[k]`` is the relative output error once k units are gone, summed over the layers that read the group; empty
-    where the criterion does not know.
+    ``errors[k]`` is the relative output error once k units are gone, summed over the layers that read the group;
+    ``losses[k]`` what that error adds to the loss by its second order, in nats a sample. Either is empty where it is
+    not known.
     """
 
     order: tuple[int, ...]
     errors: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
     least: int = 1
 
     def kept(self, count: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Sensitivity: how the score falls as each channel group gives up channels."""
 
 from workbench.sensitivity.curves import Curve, Point, SensitivityCurves
-from workbench.sensitivity.sweep import sensitivity
+from workbench.sensitivity.search import MODES, Search, sensitivity
 
-__all__ = ["Curve", "Point", "SensitivityCurves", "sensitivity"]
+__all__ = ["MODES", "Curve", "Point", "Search", "SensitivityCurves", "sensitivity"]

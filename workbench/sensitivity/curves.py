@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from workbench.sensitivity.interval import critical, standard_error
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from workbench.select import Path
 
-NORMAL = 1.959964  # standard errors on each side of a 95 % interval
 TRUST = 0.5  # the standard error of a prediction, as a share of it
 
 
@@ -25,93 +26,111 @@ TRUST = 0.5  # the standard error of a prediction, as a share of it
 class Point:
     """The score with only ``kept`` units of one group.
 
-    ``degradation`` is how much it lies below the original's, on the same samples; ``low`` and ``high`` bound it with
-    95 % confidence where there is more than one sample. ``predicted`` is what the least-squares error of the layers
-    that read the group lets expect, None where the criterion knows no error. ``failed`` says why there are no numbers.
+    ``degradation`` is how much it lies below the original's, on the same ``samples``; ``low`` and ``high`` bound it
+    with 95 % confidence, however often the search looked, where there is more than one; ``deviation`` is its standard
+    error. ``predicted`` is what the least-squares errors of the layers that
+    read the group let expect, None where there are no such layers. ``failed`` says why there is no score; without a
+    reason, none was needed.
     """
 
     share: float
     kept: int
-    score: float | None
-    degradation: float | None
+    score: float | None = None
+    degradation: float | None = None
     low: float | None = None
     high: float | None = None
     predicted: float | None = None
     failed: str | None = None
+    deviation: float | None = None
+    samples: int = 0
 
     @property
-    def deviation(self) -> float | None:
-        """The standard error of the degradation, None where it is not known."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / (2 * NORMAL)
+    def known(self) -> bool:
+        """Whether it was measured or predicted, and did not fail."""
+        return self.failed is None and (self.degradation is not None or self.predicted is not None)
 
     @classmethod
-    def measured(cls, kept: int, units: int, dense: np.ndarray, scores: np.ndarray | str) -> Point:
-        """From the scores of the same samples; a failure where they are not numbers, or where a text says why."""
+    def of(
+        cls, kept: int, units: int, dense: np.ndarray | None, differences: np.ndarray | str | None, looks: int,
+        resolution: float,
+    ) -> Point:  # fmt: skip
+        """From how much lower each sample scores than with the original, or from the reason why that is not known.
+
+        ``looks`` is how often the interval may be looked at before it is believed, ``resolution`` the least difference
+        that samples can have.
+        """
         share = kept / units
-        if isinstance(scores, str):
-            return cls(share, kept, None, None, failed=scores)
-        if not np.isfinite(scores).all():
-            bad = scores[~np.isfinite(scores)][0]
-            return cls(share, kept, None, None, failed=f"the evaluation returned {bad}")
-        differences = dense - scores
-        loss = float(differences.mean())
-        if len(differences) < 2:
-            return cls(share, kept, float(scores.mean()), loss)
-        margin = NORMAL * float(differences.std(ddof=1)) / math.sqrt(len(differences))
-        return cls(share, kept, float(scores.mean()), loss, loss - margin, loss + margin)
+        if dense is None or differences is None:
+            return cls(share, kept)
+        if isinstance(differences, str):
+            return cls(share, kept, failed=differences)
+        loss, count = float(differences.mean()), len(differences)
+        score = float(dense.mean()) - loss
+        if count < 2:
+            return cls(share, kept, score, loss, samples=count)
+        deviation = standard_error(differences, resolution)
+        margin = critical(count, looks) * deviation
+        return cls(share, kept, score, loss, loss - margin, loss + margin, deviation=deviation, samples=count)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of one group, from the least kept share to the largest, and the order in which its units leave."""
+    """The points of one group, from the least kept share to the largest, and the order in which its units leave.
+
+    ``expected`` is the loss that the path lets expect, by the number of units gone, in a unit of its own; empty where
+    nothing is known.
+    """
 
     group: str
     units: int
     points: tuple[Point, ...]
     path: Path
+    expected: tuple[float, ...] = ()
 
     @cached_property
     def fitted(self) -> tuple[float, ...]:
-        """The degradation at each point that was measured, made monotone by isotonic regression and never negative.
+        """The degradation at each point that is known, made monotone by isotonic regression and never negative.
 
         A measurement and its prediction are first averaged, each weighted by its inverse variance: where few samples
         leave a small loss lost in noise, the prediction still says which width costs more.
         """
-        found = [_best_guess(point) for point in self.points if point.failed is None]
+        found = [_best_guess(point) for point in self.points if point.known]
         if not found:
             return ()
         fit = isotonic_regression(found, increasing=False).x
         return tuple(float(value) for value in np.maximum(fit, 0.0))
 
-    def error(self, kept: int) -> float | None:
-        """The least-squares output error with so many units, None where the criterion knows none."""
-        return self.path.errors[self.units - kept] if self.path.errors else None
+    def expected_at(self, kept: int) -> float | None:
+        """What is expected with so many units, None where nothing is."""
+        return self.expected[self.units - kept] if self.expected else None
 
     def at(self, kept: int) -> float:
         """The degradation with any number of units, interpolated between measured ones; 0 with all of them.
 
-        Between two measured widths the loss follows the least-squares error where that is known, else a straight line.
-        Infinite below the smallest share that was measured: nothing is known there.
+        Between two points the loss follows what is expected where that is known, else a straight line. Infinite below
+        the smallest share that is known.
         """
-        counts = [point.kept for point in self.points if point.failed is None]
+        counts = [point.kept for point in self.points if point.known]
         if kept < self.units and (not counts or kept < counts[0]):
             return math.inf
         known = [*counts, self.units]
-        errors = [self.error(count) for count in (*known, kept)]
-        if any(error is None for error in errors):
+        values = [self.expected_at(count) for count in (*known, kept)]
+        if any(value is None for value in values):
             return float(np.interp(kept, known, [*self.fitted, 0.0]))
-        *places, place = errors  # falling, as the widths rise
+        *places, place = values  # falling, as the widths rise
         return float(np.interp(place, places[::-1], [0.0, *self.fitted[::-1]]))  # type: ignore[arg-type]  # no None here
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         fitted = iter(self.fitted)
-        points = [asdict(p) | {"fitted": None if p.degradation is None else next(fitted)} for p in self.points]
+        points = [asdict(p) | {"fitted": next(fitted) if p.known else None} for p in self.points]
         return {"group": self.group, "units": self.units, "points": points}
 
 
 def _best_guess(point: Point) -> float:
-    measured, deviation, predicted = point.degradation or 0.0, point.deviation, point.predicted
+    measured, deviation, predicted = point.degradation, point.deviation, point.predicted
+    if measured is None:
+        return predicted or 0.0
     if not deviation or not predicted:
         return measured
     precisions = (deviation**-2, (TRUST * predicted) ** -2)
@@ -120,13 +139,14 @@ def _best_guess(point: Point) -> float:
 
 @dataclass(frozen=True)
 class SensitivityCurves:
-    """One curve a channel group."""
+    """One curve a channel group. ``note`` says what the predictions had to do without."""
 
     metric: str
     baseline: float
     samples: int
     fingerprint: str
     curves: tuple[Curve, ...]
+    note: str = ""
 
     def __iter__(self) -> Iterator[Curve]:
         return iter(self.curves)
@@ -147,7 +167,7 @@ class SensitivityCurves:
         """Plain values."""
         return {
             "metric": self.metric, "samples": self.samples, "baseline": self.baseline,
-            "groups": [curve.to_dict() for curve in self.curves],
+            "groups": [curve.to_dict() for curve in self.curves], "note": self.note,
         }  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
@@ -156,8 +176,8 @@ class SensitivityCurves:
 
         return pd.DataFrame([{"group": c.group, **point} for c in self.curves for point in c.to_dict()["points"]])
 
-    def to_table(self, values: str = "degradation") -> pd.DataFrame:
-        """The degradation (or another column of ``to_frame``), one row a group, one column a tenth of the units."""
+    def to_table(self, values: str = "fitted") -> pd.DataFrame:
+        """The fitted loss (or another column of ``to_frame``), one row a group, one column a tenth of the units."""
         frame = self.to_frame()
         frame["share"] = frame["share"].round(1)
         return frame.pivot_table(index="group", columns="share", values=values, sort=False)
@@ -169,8 +189,12 @@ class SensitivityCurves:
         ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
         for curve in self.curves:
             measured = [p for p in curve.points if p.degradation is not None]
+            known = [p for p in curve.points if p.known]
+            # matplotlib hides labels that begin with an underscore
+            label = f" {curve.group}" if curve.group.startswith("_") else curve.group
+            (line,) = ax.plot([p.share for p in known], curve.fitted, label=label)
             losses = np.array([p.degradation for p in measured], float)
-            (line,) = ax.plot([p.share for p in measured], losses, marker="o", markersize=3, label=curve.group)
+            ax.plot([p.share for p in measured], losses, "o", markersize=3, color=line.get_color())
             bounds = [(p.share, p.low, p.high) for p in measured if p.low is not None and p.high is not None]
             if bounds:
                 shares, low, high = np.array(bounds).T

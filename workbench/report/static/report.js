@@ -46,7 +46,7 @@
       const distance = (point) => Math.abs(point.share - (share ?? kept / units));
       const [near] = points.filter((point) => !point.failed).sort((a, b) => distance(a) - distance(b));
       const interval = near?.low == null ? "" : ` (${fixed(near.low)} to ${fixed(near.high)})`;
-      const loss = near ? ` At ${percent(near.share)} it alone costs ${fixed(near.degradation)}${interval}.` : "";
+      const loss = near ? ` At ${percent(near.share)} it alone costs ${near.degradation == null ? "about " + fixed(near.fitted) : fixed(near.degradation)}${interval}.` : "";
       // Another layer may have been lit while the data was unpacked.
       if (lit === index) hook("readout").textContent = `${group}: the plan keeps ${kept} of ${units} channels.${loss}`;
     }

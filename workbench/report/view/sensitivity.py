@@ -28,7 +28,9 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
     kept = [widths.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
     curves = [_curve(group, width) for group, width in zip(swept["groups"], kept, strict=True)]
-    measured = (point["degradation"] for group in swept["groups"] for point in _measured(group))
+    measured = (
+        point["degradation"] for group in swept["groups"] for point in _known(group) if point["degradation"] is not None
+    )
     scale = RootScale.over([*measured, *(value for curve in curves for _, value in curve.line)])
     # groups of different sizes have different shares: each point stands in the column of the nearest round one
     steps = 10 if max((len(group["points"]) for group in swept["groups"]), default=0) < 10 else 20
@@ -43,6 +45,10 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "dense": len(shares) > _MANY,
         "ramp": heat.ramp(),
         "largest": units.loss(scale.high),
+        "guesses": any(
+            p["degradation"] is None and p["fitted"] is not None for g in swept["groups"] for p in g["points"]
+        ),
+        "note": swept.get("note", ""),
         "rows": [
             _row(index, group, curve, width, (shares, steps), scale, len(curves))
             for index, (group, curve, width) in enumerate(zip(swept["groups"], curves, kept, strict=True))
@@ -52,10 +58,8 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _curve(group: Mapping[str, Any], width: tuple[int, int]) -> figure.Curve:
     # The share that was really kept: of 32 channels, 10 % are 3, which is 9.4 %.
-    points = [(_share((group["units"], point["kept"])), point) for point in _measured(group)]
-    line = [_DENSE] + [
-        (share, point["degradation"] if point["fitted"] is None else point["fitted"]) for share, point in points
-    ]
+    points = [(_share((group["units"], point["kept"])), point) for point in _known(group)]
+    line = [_DENSE, *((share, point["fitted"]) for share, point in points)]
     band = [(share, point["low"], point["high"]) for share, point in points if point["low"] is not None]
     share = _share(width)
     degradation = _interpolate(line, share)
@@ -91,14 +95,17 @@ def _row(
 
 
 def _cell(point: Mapping[str, Any] | None, picked: bool, scale: RootScale) -> dict[str, Any]:
-    """One cell of the heat map: its classes, the degradation and its interval."""
+    """One cell of the heat map: its classes, the degradation and its interval; a prediction where none was measured."""
     if point is None:
-        return {"css": "none", "picked": False, "value": "", "interval": ""}
-    degradation, low, high = point["degradation"], point["low"], point["high"]
-    css = "failed" if degradation is None else f"h{scale.level(degradation)}"
+        return {"css": "none", "picked": False, "guess": False, "value": "", "interval": ""}
+    degradation, low, high, fitted = point["degradation"], point["low"], point["high"], point["fitted"]
+    if degradation is None and fitted is not None:
+        css = f"h{scale.level(fitted)}"
+        return {"css": css, "picked": picked, "guess": True, "value": units.loss(fitted), "interval": ""}
     return {
-        "css": css,
+        "css": "failed" if degradation is None else f"h{scale.level(degradation)}",
         "picked": picked,
+        "guess": False,
         "value": "failed" if degradation is None else units.loss(degradation),
         "interval": "" if degradation is None or low is None or high is None else units.spread(degradation, low, high),
     }
@@ -112,9 +119,9 @@ def _share(width: tuple[int, int]) -> float:
     return width[1] / width[0] if width[0] else 1.0
 
 
-def _measured(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The points that did not fail, from all channels to few."""
-    known = [point for point in group["points"] if point["degradation"] is not None]
+def _known(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points that were measured or predicted, from all channels to few."""
+    known = [point for point in group["points"] if point["fitted"] is not None]
     return sorted(known, key=lambda point: -float(point["share"]))
 
 

@@ -24,8 +24,9 @@ from workbench.evaluation import Evaluation, whole_score
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.select import L2, Elimination, GroupView, Path
-from workbench.sensitivity import Curve, Point, SensitivityCurves, sensitivity, sweep
-from workbench.sensitivity.sweep import _candidates, first_change
+from workbench.sensitivity import Curve, Point, SensitivityCurves, run, sensitivity
+from workbench.sensitivity.candidate import candidates, first_change
+from workbench.sensitivity.interval import critical, standard_error
 
 SHARES = (0.3, 0.5, 0.8)
 
@@ -55,9 +56,9 @@ def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
     assert curves.baseline == pytest.approx(dense.mean(), rel=1e-10)
     assert curves.samples == 15
     for curve in curves:
-        candidates = _candidates(graph, curve.group, curve.path, statistics, SHARES)
-        assert [point.kept for point in curve.points] == [candidate.kept for candidate in candidates]
-        for point, candidate in zip(curve.points, candidates, strict=True):
+        widths = [point.kept for point in curve.points]
+        made = candidates(graph, curve.group, curve.path, statistics, widths)
+        for point, candidate in zip(curve.points, made, strict=True):
             copied = copy.deepcopy(model)
             set_tensors_(copied, candidate.tensors)
             scores = whole_score(evaluation(batches), copied)
@@ -131,13 +132,13 @@ def test_a_sweep_holds_no_more_than_a_run_does() -> None:
     graph = trace(Deep(), batch)
     statistics = calibrate(graph, [batch])
     held: list[int] = []
-    compute = sweep.compute_masked
+    compute = run.compute_masked
 
     def watched(node: Any, values: Any, stays: Any) -> Any:
         held.append(sum(value.numel() for value in values.values() if isinstance(value, Tensor)))
         return compute(node, values, stays)
 
-    with mock.patch.object(sweep, "compute_masked", watched):
+    with mock.patch.object(run, "compute_masked", watched):
         sensitivity(graph, statistics, evaluation([batch]), shares=(0.5,))
     assert max(held) < 4 * 4 * 4 * 256 * 256
 
@@ -180,7 +181,7 @@ def test_a_layer_that_runs_twice_is_swept_as_it_will_be_applied() -> None:
     assert shared
     for group in toy.graph.groups:
         path = Elimination()(GroupView.of(toy.graph, group.name, statistics))
-        for candidate in _candidates(toy.graph, group.name, path, statistics, (0.5,)):
+        for candidate in candidates(toy.graph, group.name, path, statistics, [max(path.least, group.units // 2)]):
             for layer in shared:
                 if layer.weight in candidate.tensors:
                     new, old = candidate.tensors[layer.weight], toy.graph.program.tensors[layer.weight]
@@ -234,13 +235,13 @@ def curve(losses: dict[int, float | None], units: int = 10, errors: tuple[float,
 
 
 def test_points_are_paired_differences() -> None:
-    dense, scores = np.array([1.0, 0, 1, 1]), np.array([1.0, 0, 0, 1])
-    point = Point.measured(5, 10, dense, scores)
-    margin = 1.959964 * np.std([0, 0, 1, 0], ddof=1) / 2
-    assert (point.score, point.degradation) == (0.5, 0.25)
+    dense, differences = np.array([1.0, 0, 1, 1]), np.array([0.0, 0, 1, 0])
+    point = Point.of(5, 10, dense, differences, 3, 1.0)
+    assert (point.score, point.degradation, point.samples) == (0.5, 0.25, 4)
+    assert point.deviation == standard_error(differences)
+    margin = critical(4, 3) * point.deviation
     assert (point.low, point.high) == pytest.approx((0.25 - margin, 0.25 + margin))
-    assert point.deviation == pytest.approx(margin / 1.959964)
-    alone = Point.measured(5, 10, np.array([0.9]), np.array([0.7]))
+    alone = Point.of(5, 10, np.array([0.9]), np.array([0.2]), 1, 0.0)
     assert (alone.degradation, alone.low, alone.deviation) == (pytest.approx(0.2), None, None)
 
 

@@ -1,0 +1,251 @@
+"""The search: which points are measured, on how many samples, until what depends on them is settled.
+
+It goes in rounds. In each, every open point gets one more block of samples; then curves and plans are made anew from
+all that is known, and say which points are still open. A point is settled when its interval is narrow beside its own
+loss, or beside what the plans that hang on it lose in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+from tqdm.auto import tqdm
+
+from workbench.calibrate import MEMORY, Statistics
+from workbench.evaluation import Evaluation, fingerprint_of, name_of, whole_score
+from workbench.graph.trace import ChannelGraph
+from workbench.select import Criterion, Elimination, GroupView, Path, followed
+from workbench.sensitivity.candidate import Candidate, candidates
+from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
+from workbench.sensitivity.predict import expected, with_predictions
+from workbench.sensitivity.run import Scores, score, score_whole
+from workbench.sensitivity.sample import Sample
+from workbench.spill import Memory, Spill
+
+SHARES = tuple(tenth / 10 for tenth in range(1, 10))
+MODES = ("auto", "measured", "predicted")
+# half an interval may be so much of the point's own loss, or of the plan's over the root of its groups
+PRECISION = {"auto": 1.0, "measured": 0.25}
+ANCHORS = 8
+ROUNDS = 12  # of plans, that each might ask for other points
+
+Place = tuple[str, int]  # a group and the units that it keeps
+
+
+class Planned(Protocol):
+    """What the search asks of a plan."""
+
+    @property
+    def cut(self) -> Mapping[str, Sequence[int]]: ...  # the groups that lose units, with those that stay
+
+    @property
+    def degradation(self) -> float: ...
+
+
+Planner = Callable[[SensitivityCurves], Sequence[Planned]]
+
+
+class Search:
+    """What is known of a model's sensitivity so far; approximate groups are left alone.
+
+    Parameters
+    ----------
+    graph : what ``trace`` found
+    statistics : what ``calibrate`` gathered; with ``needs={"fisher"}`` predictions know the loss
+    evaluate : an ``Evaluation``, of which only what is needed is run, or a callable on a model, always run whole
+    criterion : the order in which units leave; by default the least-squares elimination path
+    shares : kept units / units, in (0, 1)
+    seed : of the order in which samples are drawn
+    memory : bytes that the tensors of candidates may take; the others wait on disk
+
+    Raises
+    ------
+    ValueError
+        The evaluation does not score the original model with finite numbers.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
+        criterion: Criterion | None = None, shares: Sequence[float] = SHARES, seed: int = 0, memory: int = MEMORY,
+        progress: bool = False,
+    ):  # fmt: skip
+        self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
+        criterion = criterion or Elimination()
+        bar = tqdm(graph.exact, "select", disable=not progress, unit="group")
+        self.paths = {group.name: self._path(group.name, criterion) for group in bar}
+        self.expected = expected(self.paths)
+        self.widths = {
+            name: sorted({max(path.least, round(share * len(path.order))) for share in shares} - {len(path.order)})
+            for name, path in self.paths.items()
+        }
+        self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
+        self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
+        self.scores: dict[Place, list[Scores]] = {}  # a block after another
+        self.memory = memory
+        self.made: dict[Place, Candidate] = {}  # without their tensors, which may wait on disk
+        self.tensors = Spill(Memory(memory))
+
+    def _path(self, name: str, criterion: Criterion) -> Path:
+        view = GroupView.of(self.graph, name, self.statistics)
+        path = criterion(view)
+        return path if path.errors else followed(view, path)
+
+    def run(self, mode: str = "measured", plans: Planner = lambda curves: ()) -> SensitivityCurves:
+        """Measure what is asked for, and return the curves.
+
+        ``"predicted"`` measures nothing, ``"measured"`` every point, ``"auto"`` those that the plans depend on.
+
+        Raises
+        ------
+        ValueError
+            There is no such mode.
+        """
+        if mode not in MODES:
+            raise ValueError(f"there is no mode {mode!r}; choose from {', '.join(MODES)}")
+        if mode == "predicted":
+            return self.curves()
+        everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
+        first = everywhere if mode == "measured" else self._anchors(everywhere)
+        self.measure([place for place in first if place not in self.scores])
+        for _ in range(ROUNDS):
+            curves = self.curves()
+            found = plans(curves)
+            places = everywhere if mode == "measured" else self._near(found)
+            still_open = self._open(curves, places, found, mode)
+            if not still_open:
+                break
+            self.measure(still_open)
+        return self.curves()
+
+    def _anchors(self, places: Sequence[Place]) -> list[Place]:
+        """Some places whose losses are large enough to be measured by few samples: they give predictions their unit."""
+        values = {(name, kept): self.expected[name][len(self.paths[name].order) - kept]
+                  for name, kept in places if self.expected[name]}  # fmt: skip
+        upper = sorted(values, key=lambda place: (values[place], place))[len(values) // 2 :]
+        return sorted({upper[round(step * (len(upper) - 1) / (ANCHORS - 1))] for step in range(ANCHORS) if upper})
+
+    def _near(self, plans: Sequence[Planned]) -> list[Place]:
+        """The measurable widths on both sides of those that the plans choose; the widest one of an uncut group."""
+        near: set[Place] = set()
+        for plan in plans:
+            for name, widths in self.widths.items():
+                kept = len(plan.cut[name]) if name in plan.cut else len(self.paths[name].order)
+                below, above = [w for w in widths if w <= kept][-1:], [w for w in widths if w >= kept][:1]
+                near.update((name, width) for width in (*below, *above))
+        return sorted(near)
+
+    def _open(
+        self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], mode: str
+    ) -> list[Place]:
+        """Those of some places that were never measured, or are not settled and have samples left."""
+        limit = min((plan.degradation / math.sqrt(max(1, len(plan.cut))) for plan in plans), default=0.0)
+        blocks = self.sample.blocks if self.sample else 1
+        points = {(curve.group, point.kept): point for curve in curves for point in curve.points}
+        waiting = [place for place in places if len(self.scores.get(place, ())) < blocks]
+        found = [place for place in waiting if _is_open(points[place], PRECISION[mode], limit)]
+        return [place for place in found if mode == "measured" or not self._in_vain(points[place])]
+
+    def _in_vain(self, point: Point) -> bool:
+        """Whether all samples together would say less than the prediction does."""
+        if point.deviation is None or point.predicted is None:
+            return False
+        return point.deviation * math.sqrt(point.samples / len(self.dense)) > TRUST * point.predicted
+
+    def measure(self, places: Sequence[Place]) -> None:
+        """One more block of samples for some places."""
+        by_block: dict[int, list[Place]] = {}
+        for place in places:
+            by_block.setdefault(len(self.scores.get(place, ())), []).append(place)
+        with tqdm(total=None, desc="sensitivity", disable=not self.progress, unit="score") as bar:
+            for block, some in sorted(by_block.items()):
+                for chunk in self._chunks(some):
+                    for candidate, found in zip(chunk, self._scored(chunk, block, bar.update), strict=True):
+                        self.scores.setdefault((candidate.group, candidate.kept), []).append(found)
+
+    def _scored(self, chunk: Sequence[Candidate], block: int, done: Callable[[], object]) -> list[Scores]:
+        if isinstance(self.evaluate, Evaluation):
+            assert self.sample is not None
+            return score(self.graph.program, chunk, self.evaluate, self.sample.batches(block), done)
+        return score_whole(self.graph.model, chunk, self.evaluate, done)
+
+    def _chunks(self, places: Sequence[Place]) -> Iterable[list[Candidate]]:
+        """Candidates, as many at a time as their tensors fit into memory, one group at least."""
+        chunk: list[Candidate] = []
+        size = 0
+        for name in dict.fromkeys(name for name, _ in places):
+            made = self._candidates(name, [kept for other, kept in places if other == name])
+            more = sum(tensor.nbytes for candidate in made for tensor in candidate.tensors.values())
+            if chunk and size + more > self.memory:
+                yield chunk
+                chunk, size = [], 0
+            chunk += made
+            size += more
+        if chunk:
+            yield chunk
+
+    def _candidates(self, name: str, widths: Sequence[int]) -> list[Candidate]:
+        new = [kept for kept in widths if (name, kept) not in self.made]
+        for candidate in candidates(self.graph, name, self.paths[name], self.statistics, new):
+            self.made[name, candidate.kept] = replace(candidate, tensors={})
+            self.tensors[f"{name}:{candidate.kept}"] = candidate.tensors
+        return [replace(self.made[name, kept], tensors=self.tensors[f"{name}:{kept}"]) for kept in widths]
+
+    def curves(self) -> SensitivityCurves:
+        """All that is known now: what was measured, and what it lets expect elsewhere."""
+        dense = {place: self._dense(len(blocks)) for place, blocks in self.scores.items()}
+        differences = {place: _differences(dense[place], blocks) for place, blocks in self.scores.items()}
+        nonzero = [np.abs(d[d != 0]) for d in differences.values() if isinstance(d, np.ndarray)]
+        resolution = min((float(found.min()) for found in nonzero if found.size), default=0.0)
+        looks = self.sample.blocks if self.sample else 1
+        curves = []
+        for name, widths in self.widths.items():
+            units = len(self.paths[name].order)
+            points = [
+                Point.of(kept, units, dense.get((name, kept)), differences.get((name, kept)), looks, resolution)
+                for kept in widths
+            ]
+            curves.append(Curve(name, units, tuple(points), self.paths[name], self.expected[name]))
+        fingerprint = fingerprint_of(self.evaluate, self.dense)
+        metric, baseline = name_of(self.evaluate), float(self.dense.mean())
+        why = self.statistics.no_fisher
+        note = f"predicted from the output error alone, without the Fisher information ({why})" if why else ""
+        return SensitivityCurves(metric, baseline, len(self.dense), fingerprint, with_predictions(curves), note)
+
+    def _dense(self, blocks: int) -> np.ndarray:
+        if self.sample is None:
+            return self.dense
+        return np.concatenate([self.sample.dense_of(block) for block in range(blocks)])
+
+
+def _differences(dense: np.ndarray, blocks: Sequence[Scores]) -> np.ndarray | str:
+    """How much lower each sample scores than with the original, or why that is not known."""
+    failed = [found for found in blocks if isinstance(found, str)]
+    if failed:
+        return failed[0]
+    scores = np.concatenate(blocks)
+    if not np.isfinite(scores).all():
+        return f"the evaluation returned {scores[~np.isfinite(scores)][0]}"
+    return dense - scores
+
+
+def _is_open(point: Point, precision: float, limit: float) -> bool:
+    if point.failed is not None:
+        return False
+    if point.degradation is None:
+        return True
+    if point.low is None or point.high is None:
+        return False
+    return (point.high - point.low) / 2 > precision * max(abs(point.degradation), limit)
+
+
+def sensitivity(
+    graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
+    mode: str = "measured", plans: Planner = lambda curves: (), **options: Any,
+) -> SensitivityCurves:  # fmt: skip
+    """One search from start to end; see ``Search``, whose options these are, and its ``run``."""
+    return Search(graph, statistics, evaluate, **options).run(mode, plans)
