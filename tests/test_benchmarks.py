@@ -108,6 +108,14 @@ def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["plain_within_interval"] >= 0.8  # both fit the same channels to the same layers
 
 
+def test_ranking(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
+    load("ranking").main(["--networks", "vgg"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["predicted"]["all"] > 0.7
+    assert all(-1 <= rank <= 1 for rank in row["predicted"]["within a share"])
+    assert row["share removed"]["within a share"] == []  # the same everywhere
+
+
 def test_voices_have_the_pitch_that_is_said() -> None:
     """The strongest lag of a quiet voice's own correlation is its period."""
     voices = load("voices")

@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
+        store = getattr(given, "store", None)
+        return _say(f"interrupted; run the same again to go on from {store}" if store else "interrupted", INTERRUPTED)
     except ValueError as error:
         return _say(str(error), USAGE)
     except ModuleNotFoundError as error:  # an extra that is not installed
@@ -85,6 +86,12 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
         help="of the sensitivity search: measure the points on which plans depend, all of them, or none "
         f"(default {mode})",
     )  # fmt: skip
+    command.add_argument(
+        "--store",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what the search has finished, to go on from there when killed",
+    )
     command.add_argument("--seed", type=int, default=0, help="of what is drawn from the data (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -226,7 +233,9 @@ def _study(given: argparse.Namespace, **options: Any) -> Study:
     from workbench.zoo.task import study
 
     criterion = by_name(given.criterion)
-    return study(given.model, criterion=criterion, seed=given.seed, progress=not given.quiet, **options)
+    return study(
+        given.model, criterion=criterion, seed=given.seed, store=given.store, progress=not given.quiet, **options
+    )
 
 
 def _print_result(result: Result, given: argparse.Namespace) -> None:

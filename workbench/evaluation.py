@@ -158,9 +158,14 @@ def name_of(evaluate: Any) -> str:
 def fingerprint_of(evaluate: Any, baseline: np.ndarray) -> str:
     """Name, source and the original model's own scores: changes when the evaluation does."""
     function = evaluate.score if isinstance(evaluate, Evaluation) else evaluate
+    digest = hashlib.sha256(f"{name_of(evaluate)}\n{source_of(function)}".encode() + np.round(baseline, 6).tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def source_of(function: Any) -> str:
+    """A hash of a function's source, or of its type's name where there is none."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = repr(type(function))
-    digest = hashlib.sha256(f"{name_of(evaluate)}\n{source}".encode() + np.round(baseline, 6).tobytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return f"sha256:{hashlib.sha256(source.encode()).hexdigest()[:16]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -45,7 +46,8 @@ class Study:
         against labels drawn from the model's own output
     refine : how all layers are drawn towards the original together after the repair; None leaves that out, which is
         faster and loses more
-    seed : of what is drawn from the calibration data
+    store : a folder where the search keeps what it has finished; killed at any moment, it goes on from there
+    seed : of what is drawn from the data
     name : of the model, for the report
     progress : show progress bars
 
@@ -63,7 +65,7 @@ class Study:
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
         criterion: Criterion | None = None, loss: Loss | None = None, refine: Refinement | None = Refinement(),
-        seed: int = 0, name: str | None = None, progress: bool = False,
+        store: str | os.PathLike[str] | None = None, seed: int = 0, name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -71,7 +73,7 @@ class Study:
         self.test = test if test is not None else self.evaluate
         self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
-        self.loss, self.refine = loss, refine
+        self.loss, self.refine, self.store = loss, refine, store
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.seconds: dict[str, float] = {}
@@ -103,8 +105,9 @@ class Study:
         graph, statistics = self.graph, self.statistics
         with self._timed("sensitivity"):
             return Search(
-                graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, progress=self.progress
-            )
+                graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, store=self.store,
+                progress=self.progress,
+            )  # fmt: skip
 
     def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
         """How the score falls as each group gives up channels; without a mode, as it was last asked for.

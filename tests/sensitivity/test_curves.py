@@ -25,7 +25,7 @@ from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.select import L2, Elimination, GroupView, Path
 from workbench.sensitivity import Curve, Point, SensitivityCurves, run, sensitivity
-from workbench.sensitivity.candidate import candidates, first_change
+from workbench.sensitivity.candidate import candidates, first_change, ridges_at
 from workbench.sensitivity.interval import critical, standard_error
 
 SHARES = (0.3, 0.5, 0.8)
@@ -57,7 +57,8 @@ def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
     assert curves.samples == 15
     for curve in curves:
         widths = [point.kept for point in curve.points]
-        made = candidates(graph, curve.group, curve.path, statistics, widths)
+        ridges = ridges_at(graph, curve.group, curve.path, statistics, widths[len(widths) // 2]) if widths else {}
+        made = candidates(graph, curve.group, curve.path, statistics, widths, ridges)
         for point, candidate in zip(curve.points, made, strict=True):
             copied = copy.deepcopy(model)
             set_tensors_(copied, candidate.tensors)
@@ -181,7 +182,9 @@ def test_a_layer_that_runs_twice_is_swept_as_it_will_be_applied() -> None:
     assert shared
     for group in toy.graph.groups:
         path = Elimination()(GroupView.of(toy.graph, group.name, statistics))
-        for candidate in candidates(toy.graph, group.name, path, statistics, [max(path.least, group.units // 2)]):
+        width = max(path.least, group.units // 2)
+        ridges = ridges_at(toy.graph, group.name, path, statistics, width)
+        for candidate in candidates(toy.graph, group.name, path, statistics, [width], ridges):
             for layer in shared:
                 if layer.weight in candidate.tensors:
                     new, old = candidate.tensors[layer.weight], toy.graph.program.tensors[layer.weight]

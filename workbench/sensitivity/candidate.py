@@ -30,8 +30,26 @@ class Candidate:
     stays: Survivors
 
 
+Ridges = Mapping[str, Sequence[float]]  # by layer, those to choose from
+
+
+def ridges_at(graph: ChannelGraph, name: str, path: Path, statistics: Statistics, width: int) -> Ridges:
+    """The ridge of each layer that reads a group, chosen at one width: it hardly changes with it."""
+    found: dict[str, Sequence[float]] = {}
+    for layer in _fitted(graph, name):
+        columns = kept_columns(graph, layer, {name: path.kept(width)})
+        ridge = repair_layer(graph, layer, columns, statistics.layers[layer.name].of(columns)).ridge
+        found[layer.name] = RIDGES if ridge is None else [ridge]
+    return found
+
+
+def _fitted(graph: ChannelGraph, name: str) -> list[Layer]:
+    """The layers that read a group and are fitted anew: a weight used more than once is fitted to no single use."""
+    return [layer for layer in graph.consumers[name] if graph.runs_once(layer)]
+
+
 def candidates(
-    graph: ChannelGraph, name: str, path: Path, statistics: Statistics, widths: Sequence[int]
+    graph: ChannelGraph, name: str, path: Path, statistics: Statistics, widths: Sequence[int], ridges: Ridges
 ) -> list[Candidate]:
     """One group at some widths, repaired from the statistics."""
     keep = {kept: {name: path.kept(kept)} for kept in widths}
@@ -41,11 +59,12 @@ def candidates(
     for kept in widths:
         zeroed = masked(graph.program.tensors, cuts[kept])
         tensors[kept] = {tensor: zeroed[tensor] for tensor in read}
-    for layer in graph.consumers[name]:
-        if graph.runs_once(layer):  # a weight used more than once is fitted to no single use
-            columns = {kept: kept_columns(graph, layer, keep[kept]) for kept in widths}
-            for kept, found in _repaired(graph, layer, statistics, columns).items():
-                tensors[kept] |= found
+    for layer in _fitted(graph, name):
+        evidence = statistics.layers[layer.name]
+        for kept in widths:
+            columns = kept_columns(graph, layer, keep[kept])
+            repair = repair_layer(graph, layer, columns, evidence.of(columns), ridges[layer.name])
+            tensors[kept] |= repaired_tensors(layer, repair, graph.program.tensors)
     return [_candidate(graph, name, kept, tensors[kept], cuts[kept]) for kept in widths]
 
 
@@ -62,22 +81,3 @@ def first_change(program: Program, changed: set[str]) -> int:
         if node.name in changed or any(used.name in changed for used in node.all_input_nodes):
             return place
     return len(program.nodes)
-
-
-def _repaired(
-    graph: ChannelGraph, layer: Layer, statistics: Statistics, columns: Mapping[int, Sequence[int]]
-) -> dict[int, dict[str, Tensor]]:
-    """A layer's tensors at every width, by the columns that it keeps there."""
-    tensors = graph.program.tensors
-    evidence = statistics.layers[layer.name]
-    widths = sorted(columns)
-    if not widths:
-        return {}
-    # the ridge that suits a layer hardly changes with the width: it is chosen once, in the middle
-    middle = columns[widths[len(widths) // 2]]
-    ridge = repair_layer(graph, layer, middle, evidence.of(middle)).ridge
-    ridges = RIDGES if ridge is None else [ridge]
-    return {
-        kept: repaired_tensors(layer, repair_layer(graph, layer, stay, evidence.of(stay), ridges), tensors)
-        for kept, stay in columns.items()
-    }

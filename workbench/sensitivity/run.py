@@ -22,13 +22,11 @@ Scores = np.ndarray | str  # of one candidate: a number a sample, or why there a
 
 @torch.no_grad()
 def score(
-    program: Program, candidates: Sequence[Candidate], evaluate: Evaluation, batches: Iterable[Any],
-    done: Callable[[], object] = lambda: None,
-) -> list[Scores]:  # fmt: skip
+    program: Program, candidates: Sequence[Candidate], evaluate: Evaluation, batches: Iterable[Any]
+) -> list[Scores]:
     """Batch by batch: the original as far as each candidate's change, from there the candidate.
 
-    No more is held of a batch than the original holds when it runs, and the same again for one candidate. ``done`` is
-    called after each candidate of each batch.
+    No more is held of a batch than the original holds when it runs, and the same again for one candidate.
     """
     scores: list[list[np.ndarray]] = [[] for _ in candidates]
     failures: dict[int, str] = {}
@@ -41,15 +39,15 @@ def score(
         values = program.start(inputs)
         for place in range(max(starting, default=0) + 1):
             for number in starting.get(place, ()):
-                if number not in failures:
-                    small = _rerun(program, candidates[number], values)
-                    try:
-                        scores[number].append(evaluate.batch_scores(small, output, batch))
-                    except Exception as error:  # the user's score raises anything
-                        failures[number] = _failure(error)
-                done()
+                if number in failures:
+                    continue
+                small = _rerun(program, candidates[number], values)
+                try:
+                    scores[number].append(evaluate.batch_scores(small, output, batch))
+                except Exception as error:  # the user's score raises anything
+                    failures[number] = _failure(error)
             program.run(program.nodes[place : place + 1], values, free=True)
-    return [failures.get(number) or np.concatenate(found) for number, found in enumerate(scores)]
+    return [failures.get(number) or _finite(np.concatenate(found)) for number, found in enumerate(scores)]
 
 
 def _rerun(program: Program, candidate: Candidate, values: Values) -> Any:
@@ -63,9 +61,8 @@ def _rerun(program: Program, candidate: Candidate, values: Values) -> Any:
 
 
 def score_whole(
-    model: nn.Module, candidates: Sequence[Candidate], evaluate: Callable[[nn.Module], Any],
-    done: Callable[[], object] = lambda: None,
-) -> list[Scores]:  # fmt: skip
+    model: nn.Module, candidates: Sequence[Candidate], evaluate: Callable[[nn.Module], Any]
+) -> list[Scores]:
     """What the user's function says of a copy of the model that holds each candidate's tensors in turn."""
     copied = copy.deepcopy(model)
     own = own_tensors(copied)
@@ -75,12 +72,16 @@ def score_whole(
             before = {name: own[name].detach().clone() for name in candidate.tensors}
             set_tensors_(copied, candidate.tensors)
             try:
-                scores.append(number_or_vector(evaluate(copied), evaluate))
+                scores.append(_finite(number_or_vector(evaluate(copied), evaluate)))
             except Exception as error:  # the user's function raises anything
                 scores.append(_failure(error))
             set_tensors_(copied, before)
-            done()
     return scores
+
+
+def _finite(scores: np.ndarray) -> Scores:
+    bad = scores[~np.isfinite(scores)]
+    return f"the evaluation returned {bad[0]}" if bad.size else scores
 
 
 def _failure(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from workbench.evaluation import Evaluation, check_finite
+from workbench.graph.inputs import content_of
 from workbench.graph.program import Program
 
 FIRST = 128  # samples in the first block; each further one doubles what has been seen
@@ -29,6 +31,7 @@ class Sample:
     dense: np.ndarray
     block: np.ndarray
     batch: int  # samples in the largest batch
+    fingerprint: str  # of the inputs and of what the original scores on them
 
     @classmethod
     @torch.no_grad()
@@ -41,9 +44,13 @@ class Sample:
             The evaluation does not score the original with finite numbers, or has no data.
         """
         dense: list[np.ndarray] = [np.empty(0)]
+        digest = hashlib.sha256()
         divisible = program.any_batch
         for batch in evaluate.batches:
-            output = program(evaluate.inputs_of(batch))
+            inputs = evaluate.inputs_of(batch)
+            for tensor in inputs.tensors():
+                digest.update(content_of(tensor))
+            output = program(inputs)
             dense.append(evaluate.batch_scores(output, output, batch))
             check_finite(dense[-1], evaluate)
             divisible &= _divisible(batch, len(dense[-1]))
@@ -54,7 +61,8 @@ class Sample:
             block[np.random.default_rng(seed).permutation(len(scores))] = np.searchsorted(
                 looks(len(scores)), np.arange(len(scores)), side="right"
             )
-        return cls(evaluate, scores, block, max(map(len, dense)))
+        digest.update(np.round(scores, 6).tobytes())
+        return cls(evaluate, scores, block, max(map(len, dense)), f"sha256:{digest.hexdigest()[:16]}")
 
     @property
     def blocks(self) -> int:

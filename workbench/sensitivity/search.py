@@ -8,6 +8,7 @@ loss, or beside what the plans that hang on it lose in all.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,14 +18,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, Statistics
-from workbench.evaluation import Evaluation, fingerprint_of, name_of, whole_score
+from workbench.evaluation import Evaluation, fingerprint_of, name_of, source_of, whole_score
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Criterion, Elimination, GroupView, Path, followed
-from workbench.sensitivity.candidate import Candidate, candidates
+from workbench.sensitivity.candidate import Candidate, Ridges, candidates, ridges_at
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import expected, with_predictions
 from workbench.sensitivity.run import Scores, score, score_whole
 from workbench.sensitivity.sample import Sample
+from workbench.sensitivity.store import Store
 from workbench.spill import Memory, Spill
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
@@ -32,6 +34,7 @@ MODES = ("auto", "measured", "predicted")
 # half an interval may be so much of the point's own loss, or of the plan's over the root of its groups
 PRECISION = {"auto": 1.0, "measured": 0.25}
 ANCHORS = 8
+CHUNK = 16  # candidates that are finished together
 ROUNDS = 12  # of plans, that each might ask for other points
 
 Place = tuple[str, int]  # a group and the units that it keeps
@@ -62,17 +65,20 @@ class Search:
     shares : kept units / units, in (0, 1)
     seed : of the order in which samples are drawn
     memory : bytes that the tensors of candidates may take; the others wait on disk
+    store : a folder where what is finished is kept; the same search goes on from there
 
     Raises
     ------
     ValueError
-        The evaluation does not score the original model with finite numbers.
+        The evaluation does not score the original model with finite numbers, or the store belongs to another search.
+    OSError
+        The store cannot be written; what is finished is kept.
     """
 
     def __init__(
         self, graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
         criterion: Criterion | None = None, shares: Sequence[float] = SHARES, seed: int = 0, memory: int = MEMORY,
-        progress: bool = False,
+        store: str | os.PathLike[str] | None = None, progress: bool = False,
     ):  # fmt: skip
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         criterion = criterion or Elimination()
@@ -86,9 +92,11 @@ class Search:
         self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
         self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         self.scores: dict[Place, list[Scores]] = {}  # a block after another
+        self.store = None if store is None else Store(store, self._belongs(criterion, seed))
         self.memory = memory
         self.made: dict[Place, Candidate] = {}  # without their tensors, which may wait on disk
         self.tensors = Spill(Memory(memory))
+        self.ridges: dict[str, Ridges] = {}
 
     def _path(self, name: str, criterion: Criterion) -> Path:
         view = GroupView.of(self.graph, name, self.statistics)
@@ -161,36 +169,62 @@ class Search:
         by_block: dict[int, list[Place]] = {}
         for place in places:
             by_block.setdefault(len(self.scores.get(place, ())), []).append(place)
-        with tqdm(total=None, desc="sensitivity", disable=not self.progress, unit="score") as bar:
+        with tqdm(total=len(places), desc="sensitivity", disable=not self.progress, unit="point", leave=False) as bar:
             for block, some in sorted(by_block.items()):
-                for chunk in self._chunks(some):
-                    for candidate, found in zip(chunk, self._scored(chunk, block, bar.update), strict=True):
-                        self.scores.setdefault((candidate.group, candidate.kept), []).append(found)
+                stored = {place: found for place in some if (found := self._stored(place, block)) is not None}
+                for place, found in stored.items():
+                    self.scores.setdefault(place, []).append(found)
+                bar.update(len(stored))
+                for chunk in self._chunks([place for place in some if place not in stored]):
+                    for candidate, found in zip(chunk, self._scored(chunk, block), strict=True):
+                        self._keep((candidate.group, candidate.kept), block, found)
+                        bar.update()
 
-    def _scored(self, chunk: Sequence[Candidate], block: int, done: Callable[[], object]) -> list[Scores]:
+    def _scored(self, chunk: Sequence[Candidate], block: int) -> list[Scores]:
         if isinstance(self.evaluate, Evaluation):
             assert self.sample is not None
-            return score(self.graph.program, chunk, self.evaluate, self.sample.batches(block), done)
-        return score_whole(self.graph.model, chunk, self.evaluate, done)
+            return score(self.graph.program, chunk, self.evaluate, self.sample.batches(block))
+        return score_whole(self.graph.model, chunk, self.evaluate)
+
+    def _belongs(self, criterion: Criterion, seed: int) -> dict[str, str]:
+        """What scores depend on, for the store."""
+        function = self.evaluate.score if isinstance(self.evaluate, Evaluation) else self.evaluate
+        return {
+            "model": self.graph.fingerprint, "calibration data": self.statistics.fingerprint,
+            "metric": f"{name_of(self.evaluate)} {source_of(function)}",
+            "evaluation data": self.sample.fingerprint if self.sample else fingerprint_of(self.evaluate, self.dense),
+            "method": f"{criterion}, least squares", "seed": str(seed),
+        }  # fmt: skip
+
+    def _stored(self, place: Place, block: int) -> Scores | None:
+        return None if self.store is None else self.store.get(place, block)
+
+    def _keep(self, place: Place, block: int, found: Scores) -> None:
+        if self.store is not None:
+            self.store.add(place, block, found)
+        self.scores.setdefault(place, []).append(found)
 
     def _chunks(self, places: Sequence[Place]) -> Iterable[list[Candidate]]:
-        """Candidates, as many at a time as their tensors fit into memory, one group at least."""
+        """Candidates, some at a time, so that little is lost when the search is killed, and as fit into memory."""
         chunk: list[Candidate] = []
-        size = 0
+        size, most = 0, CHUNK if self.sample else 1
         for name in dict.fromkeys(name for name, _ in places):
-            made = self._candidates(name, [kept for other, kept in places if other == name])
-            more = sum(tensor.nbytes for candidate in made for tensor in candidate.tensors.values())
-            if chunk and size + more > self.memory:
-                yield chunk
-                chunk, size = [], 0
-            chunk += made
-            size += more
+            for candidate in self._candidates(name, [kept for other, kept in places if other == name]):
+                more = sum(tensor.nbytes for tensor in candidate.tensors.values())
+                if chunk and (size + more > self.memory or len(chunk) >= most):
+                    yield chunk
+                    chunk, size = [], 0
+                chunk.append(candidate)
+                size += more
         if chunk:
             yield chunk
 
     def _candidates(self, name: str, widths: Sequence[int]) -> list[Candidate]:
         new = [kept for kept in widths if (name, kept) not in self.made]
-        for candidate in candidates(self.graph, name, self.paths[name], self.statistics, new):
+        given = self.graph, name, self.paths[name], self.statistics
+        if new and name not in self.ridges:
+            self.ridges[name] = ridges_at(*given, self.widths[name][len(self.widths[name]) // 2])
+        for candidate in candidates(*given, new, self.ridges[name]) if new else ():
             self.made[name, candidate.kept] = replace(candidate, tensors={})
             self.tensors[f"{name}:{candidate.kept}"] = candidate.tensors
         return [replace(self.made[name, kept], tensors=self.tensors[f"{name}:{kept}"]) for kept in widths]
@@ -227,10 +261,7 @@ def _differences(dense: np.ndarray, blocks: Sequence[Scores]) -> np.ndarray | st
     failed = [found for found in blocks if isinstance(found, str)]
     if failed:
         return failed[0]
-    scores = np.concatenate(blocks)
-    if not np.isfinite(scores).all():
-        return f"the evaluation returned {scores[~np.isfinite(scores)][0]}"
-    return dense - scores
+    return dense - np.concatenate(blocks)
 
 
 def _is_open(point: Point, precision: float, limit: float) -> bool:
