@@ -32,7 +32,8 @@ def measure(network: str) -> dict[str, Any]:
     study = task.study(network)
     images, _ = wb.data.fashion_mnist("search")
     search = Search(study.graph, study.statistics, Fidelity(images.split(250)))
-    search.measure([(group, kept) for group, widths in search.widths.items() for kept in widths])
+    for _ in range(search.sample.blocks if search.sample else 1):
+        search.measure([(group, kept) for group, widths in search.widths.items() for kept in widths])
     points = [(curve, point) for curve in search.curves() for point in curve.points]
     gone = [(curve.path, curve.units - point.kept) for curve, point in points]
     ways = {

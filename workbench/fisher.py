@@ -11,7 +11,7 @@ from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.signals import Loss, drawn_loss, pieces
 
-SAMPLES = 256
+SAMPLES = 512
 WIDEST = 1024  # outputs of a group, beyond which only each one's own is kept
 
 FisherFactors = Mapping[str, Tensor]  # by layer

@@ -124,11 +124,19 @@ def test_names_of_curves_keep_apart_and_keep_their_ends() -> None:
 
 
 def test_curve_reaches_from_all_channels_to_few() -> None:
-    curve = curves.Curve("a", [(1, 0), (0.5, 0.25), (0.1, 1)], [(0.5, 0.2, 0.3), (0.1, 0.9, 1.1)], (0.5, 0.25))
+    band = [(0.5, 0.2, 0.3), (0.1, 0.9, 1.1)]
+    curve = curves.Curve("a", [(1, 0), (0.5, 0.25), (0.1, 1)], [band], (0.5, 0.25))
     figure = curves.plot([curve], 0.1, RootScale(0, 1))
     assert '<path d="M0 500l278-250 222-250"/>' in figure
     assert '<path class=pick d="M278 250h0"/>' in figure
     assert figure.count("class=band") == 1
+
+
+def test_a_point_alone_has_a_bar() -> None:
+    curve = curves.Curve("a", [(1, 0), (0.5, 0.25)], [[(0.5, 0.2, 0.3)]], None)
+    figure = curves.plot([curve], 0.1, RootScale(0, 1))
+    (path,) = re.findall(r'<path class=band d="M(\d+) (\d+)l(\d+) 0 ', figure)
+    assert int(path[0]) < 278 < int(path[0]) + int(path[2]) < 290
 
 
 @pytest.mark.parametrize(

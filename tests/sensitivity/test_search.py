@@ -278,7 +278,8 @@ def test_predictions_rank_as_measurements_do() -> None:
     predicted = {(c.group, p.kept): p.predicted for c in study.sensitivity("predicted") for p in c.points}
     batches = list(study.evaluate.batches)
     precise = Search(study.graph, study.statistics, Fidelity([batch[0] for batch in batches]))
-    precise.measure([(group, kept) for group, widths in precise.widths.items() for kept in widths])
+    for _ in range(precise.sample.blocks):
+        precise.measure([(group, kept) for group, widths in precise.widths.items() for kept in widths])
     points = [(p.share, predicted[c.group, p.kept], p.degradation) for c in precise.curves() for p in c.points]
     share, guess, loss = np.array(points).T
     assert spearmanr(guess, loss)[0] >= 0.9

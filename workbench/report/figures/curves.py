@@ -13,6 +13,7 @@ from workbench.report.units import whole_percent
 HUES = 8
 _FEW = 24
 _LABELS = 8
+_HALF_BAR = 0.004  # of the axis
 _LABEL_DISTANCE = 5.5  # percent of the height, which is one line of text
 
 
@@ -23,13 +24,13 @@ class Curve:
     Attributes:
         name: the channel group.
         line: (share, degradation) as the plan reads it.
-        band: (share, low, high), the 95 % interval of the measured degradation.
+        bands: (share, low, high), the 95 % intervals, together where neighbours were measured.
         chosen: (share, degradation) of the plan, or None where the curve does not reach.
     """
 
     name: str
     line: Sequence[Point]
-    band: Sequence[tuple[float, float, float]]
+    bands: Sequence[Sequence[tuple[float, float, float]]]
     chosen: Point | None
 
 
@@ -55,9 +56,12 @@ def _curve(index: int, curve: Curve, total: int, lowest: float, scale: RootScale
         return plane.point(_across(share, lowest), scale.at(degradation))
 
     parts = ""
-    if curve.band:
-        outline = [at(share, high) for share, _, high in curve.band]
-        outline += [at(share, low) for share, low, _ in reversed(curve.band)]
+    for band in curve.bands:
+        if len(band) == 1:  # a point alone has a bar
+            ((share, low, high),) = band
+            band = [(share + _HALF_BAR, low, high), (share - _HALF_BAR, low, high)]
+        outline = [at(share, high) for share, _, high in band]
+        outline += [at(share, low) for share, low, _ in reversed(band)]
         parts += f'<path class=band d="{line(outline)}z"/>'
     parts += f'<path d="{line(at(*point) for point in curve.line)}"/>'
     if curve.chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from workbench.report import units
@@ -59,14 +59,15 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
 def _curve(group: Mapping[str, Any], width: tuple[int, int]) -> figure.Curve:
     # The share that was really kept: of 32 channels, 10 % are 3, which is 9.4 %.
     points = [(_share((group["units"], point["kept"])), point) for point in _known(group)]
-    line = [_DENSE, *((share, point["fitted"]) for share, point in points)]
-    band = [(share, point["low"], point["high"]) for share, point in points if point["low"] is not None]
+    line = [_DENSE, *((share, _loss(point)) for share, point in points)]
+    runs = groupby(points, key=lambda place: place[1]["low"] is not None)
+    bands = [[(share, p["low"], p["high"]) for share, p in run] for measured, run in runs if measured]
     share = _share(width)
     degradation = _interpolate(line, share)
     return figure.Curve(
         name=group["group"],
         line=line,
-        band=band,
+        bands=bands,
         chosen=None if degradation is None else (share, degradation),
     )
 
@@ -103,7 +104,7 @@ def _cell(point: Mapping[str, Any] | None, picked: bool, scale: RootScale) -> di
         css = f"h{scale.level(fitted)}"
         return {"css": css, "picked": picked, "guess": True, "value": units.loss(fitted), "interval": ""}
     return {
-        "css": "failed" if degradation is None else f"h{scale.level(degradation)}",
+        "css": "failed" if degradation is None else f"h{scale.level(_loss(point))}",
         "picked": picked,
         "guess": False,
         "value": "failed" if degradation is None else units.loss(degradation),
@@ -121,8 +122,13 @@ def _share(width: tuple[int, int]) -> float:
 
 def _known(group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The points that were measured or predicted, from all channels to few."""
-    known = [point for point in group["points"] if point["fitted"] is not None]
+    known = [point for point in group["points"] if _loss(point) is not None]
     return sorted(known, key=lambda point: -float(point["share"]))
+
+
+def _loss(point: Mapping[str, Any]) -> Any:
+    """What the plan reads: the fit, else what was measured; None where the point failed."""
+    return point["degradation"] if point["fitted"] is None else point["fitted"]
 
 
 def _interpolate(line: Sequence[tuple[float, float]], share: float) -> float | None:
