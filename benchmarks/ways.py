@@ -42,7 +42,7 @@ class Workbench:
 
     def smaller(self, target: float, method: str, repair: str) -> nn.Module:
         """The network at the widths of the search, with units chosen by this criterion."""
-        plan = self.study.allocate(wb.Budget(macs=target))
+        plan = self.study.allocate(wb.Budget(macs=target), mode="measured")
         if method != OURS:
             plan = self._chosen(plan, by_name(method))
         ridges = {BIAS: (FOLD,), SQUARES: RIDGES, REFINED: RIDGES}.get(repair, ())
