@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench import Budget, Study, trace, zoo
+from workbench import Budget, Study, trace
 from workbench.calibrate import calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.sensitivity.interval import LEVEL, critical, standard_error
 from workbench.sensitivity.sample import FIRST, Sample, looks
+from workbench.zoo import task
 
 
 def fall(output: Tensor, batch: Any) -> Tensor:
@@ -274,7 +275,7 @@ def test_predictions_rank_as_measurements_do() -> None:
     """Over all points, and within each share across layers; ``benchmarks/ranking.py`` prints it for the whole zoo."""
     from scipy.stats import spearmanr
 
-    study = zoo.task.study("vgg")
+    study = task.study("vgg")
     predicted = {(c.group, p.kept): p.predicted for c in study.sensitivity("predicted") for p in c.points}
     batches = list(study.evaluate.batches)
     precise = Search(study.graph, study.statistics, Fidelity([batch[0] for batch in batches]))
