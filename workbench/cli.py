@@ -87,10 +87,7 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
         f"(default {mode})",
     )  # fmt: skip
     command.add_argument(
-        "--store",
-        type=Path,
-        metavar="FOLDER",
-        help="keep what the search has finished, to go on from there when killed",
+        "--store", type=Path, metavar="FOLDER", help="keep what the search has finished, to go on from there if killed"
     )
     command.add_argument("--seed", type=int, default=0, help="of what is drawn from the data (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.signals import Loss, drawn_loss, pieces
+from workbench.signals import Loss, drawn_loss, pieces, run_watched
 
 SAMPLES = 512
 WIDEST = 1024  # outputs of a group, beyond which only each one's own is kept
@@ -32,29 +32,16 @@ def gather_fisher(
     sums: dict[str, Tensor] = {}
     samples = 0
     for inputs in pieces(graph, batches) if layers else ():
-        for node, gradient in _gradients(graph, inputs, set(layers), loss).items():
-            layer = layers[node]
-            found = _squares(layer, gradient)
-            sums[layer.name] = sums[layer.name] + found if layer.name in sums else found
+        with torch.enable_grad():
+            made = run_watched(graph, inputs, set(layers), loss)
+        for node, value in made.items():
+            if value.grad is not None:
+                layer, found = layers[node], _squares(layers[node], value.grad)
+                sums[layer.name] = sums[layer.name] + found if layer.name in sums else found
         samples += inputs.batch or 1
         if samples >= SAMPLES:
             break
     return {name: total / samples for name, total in sums.items()}
-
-
-def _gradients(graph: ChannelGraph, inputs: Inputs, nodes: set[str], loss: Loss) -> dict[str, Tensor]:
-    program, made = graph.program, {}
-    values = program.start(inputs)
-    with torch.enable_grad():
-        for node in program.nodes:
-            program.run([node], values)
-            if node.name in nodes:
-                value = values[node.name]
-                value.retain_grad() if value.requires_grad else value.requires_grad_(True)
-                made[node.name] = value
-            program.forget(node, values)
-        loss(program.output(values), inputs).backward()
-    return {name: value.grad for name, value in made.items() if value.grad is not None}
 
 
 def _squares(layer: Layer, gradient: Tensor) -> Tensor:

@@ -104,27 +104,28 @@ def gather_signals(
     found: dict[tuple[str, str], UnitSignals] = {}
     for inputs in pieces(graph, batches):
         with torch.set_grad_enabled(gradients):
-            values = _run(graph, inputs, sources, loss if gradients else None)
+            values = run_watched(graph, inputs, sources, loss if gradients else None)
         for name, layer, channels in places:
             signals = found.setdefault((name, layer.name), UnitSignals.empty(channels.units))
             signals.add(channels, values[layer.source], values[layer.source].grad if gradients else None)
     return found
 
 
-def _run(graph: ChannelGraph, inputs: Inputs, sources: set[str], loss: Loss | None) -> dict[str, Tensor]:
-    program, read = graph.program, {}
+def run_watched(graph: ChannelGraph, inputs: Inputs, nodes: set[str], loss: Loss | None) -> dict[str, Tensor]:
+    """The values of some nodes in a run of the model; with a loss, its gradients are in their ``grad``."""
+    program, seen = graph.program, {}
     values = program.start(inputs)
     for node in program.nodes:
         program.run([node], values)
-        if node.name in sources:
+        if node.name in nodes:
             value = values[node.name]
             if loss is not None:
                 value.retain_grad() if value.requires_grad else value.requires_grad_(True)
-            read[node.name] = value
+            seen[node.name] = value
         program.forget(node, values)
     if loss is not None:
         loss(program.output(values), inputs).backward()
-    return read
+    return seen
 
 
 def pieces(graph: ChannelGraph, batches: Iterable[Inputs]) -> Iterator[Inputs]:

@@ -28,9 +28,8 @@ class Point:
 
     ``degradation`` is how much it lies below the original's, on the same ``samples``; ``low`` and ``high`` bound it
     with 95 % confidence, however often the search looked, where there is more than one; ``deviation`` is its standard
-    error. ``predicted`` is what the least-squares errors of the layers that
-    read the group let expect, None where there are no such layers. ``failed`` says why there is no score; without a
-    reason, none was needed.
+    error. ``predicted`` is what the least-squares errors of the layers that read the group let expect, None where there
+    are no such layers. ``failed`` says why there is no score; without a reason, none was needed.
     """
 
     share: float

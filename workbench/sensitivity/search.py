@@ -26,7 +26,7 @@ from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.predict import expected, with_predictions
 from workbench.sensitivity.run import Scores, score, score_whole
 from workbench.sensitivity.sample import Sample
-from workbench.sensitivity.store import Store
+from workbench.sensitivity.store import Place, Store
 from workbench.spill import Memory, Spill
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
@@ -36,8 +36,6 @@ PRECISION = {"auto": 1.0, "measured": 0.25}
 ANCHORS = 8
 CHUNK = 16  # candidates that are finished together
 ROUNDS = 12  # of plans, that each might ask for other points
-
-Place = tuple[str, int]  # a group and the units that it keeps
 
 
 class Planned(Protocol):

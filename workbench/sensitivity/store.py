@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from workbench.sensitivity.run import Scores
+
 FORMAT = 1
 NAME = "search.jsonl"
 
-Place = tuple[str, int]
-Scores = np.ndarray | str
+Place = tuple[str, int]  # a group and the units that it keeps
 
 
 class Store:
