@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard cpp/*.cpp cpp/*.hpp)
 CHROMIUM ?= chromium
+# a process a core, with one thread each
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test test-full bench lint picture
 
@@ -17,10 +19,10 @@ test: $(VENV)/.installed-test
 	command -v clang++ >/dev/null || missing="$$missing clang"; \
 	test -e /usr/share/datasets/fashion-mnist || missing="$$missing dataset-fashion-mnist"; \
 	test -z "$$missing" || echo "Tests are skipped that need what this installs: apt-get install -y$$missing"
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 bench: $(VENV)/.installed
 	@mkdir -p reports

@@ -135,12 +135,14 @@ def _ways(study: wb.Study, batches: Sequence[Pair]) -> dict[str, Callable[[float
     ours = {"workbench": (None, wb.Refinement()), "workbench, least squares alone": (None, None),
             "workbench, least squares alone, one share everywhere": (Uniform(), None)}  # fmt: skip
 
-    def compressed(target: float, solver: Uniform | None, refine: wb.Refinement | None) -> nn.Module:
-        study.refine = refine
+    def compressed(target: float, solver: Uniform | None, refinement: wb.Refinement | None) -> nn.Module:
+        study.refinement = refinement
         return study.compress(study.allocate(wb.Budget(macs=target), solver)).model
 
     peer = TorchPruning(study.model, batches)
-    ways = {name: partial(compressed, solver=solver, refine=refine) for name, (solver, refine) in ours.items()}
+    ways = {
+        name: partial(compressed, solver=solver, refinement=refinement) for name, (solver, refinement) in ours.items()
+    }
     for method in peer.METHODS[:2]:
         ways[method] = partial(peer.smaller, method=method)
         ways[f"{method}, BN recalibrated"] = lambda target, method=method: recalibrated(

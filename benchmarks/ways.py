@@ -48,7 +48,7 @@ class Workbench:
         ridges = {BIAS: (FOLD,), SQUARES: RIDGES, REFINED: RIDGES}.get(repair, ())
         refine = wb.Refinement() if repair == REFINED else None
         small = apply(
-            self.study.graph, plan, self.study.calibration, refine=refine, ridges=ridges, seed=self.seed
+            self.study.graph, plan, self.study.calibration, refinement=refine, ridges=ridges, seed=self.seed
         ).model  # fmt: skip
         return _recalibrated(small) if repair == NORMS else small
 

@@ -188,7 +188,9 @@ def test_a_decoder_is_repaired(widest: int, monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         wanted = model(fresh)
         assert _distance(wanted, mended.model(fresh)) < 1e-6 * _distance(wanted, plain.model(fresh))
-    result = Study(model, torch.randn(1, 3, 9, 9).double(), calibration=data, refine=None).compress(Budget(macs=0.6))
+    result = Study(model, torch.randn(1, 3, 9, 9).double(), calibration=data, refinement=None).compress(
+        Budget(macs=0.6)
+    )
     assert result.verification.ok
     rows = {row["layer"]: row for row in result.layers()}
     assert (rows["2"]["in"][0], rows["2"]["out"][0]) == (8, 6)
@@ -225,7 +227,7 @@ def test_a_transposed_convolution_with_groups_is_repaired() -> None:
 def test_grouped_layers_are_listed_with_the_work_that_is_left(middle: nn.Conv2d) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), middle, nn.ReLU(), nn.Conv2d(middle.out_channels, 4, 1))
-    study = Study(model, torch.randn(1, 3, 9, 9), calibration=[torch.randn(64, 3, 9, 9)], refine=None)
+    study = Study(model, torch.randn(1, 3, 9, 9), calibration=[torch.randn(64, 3, 9, 9)], refinement=None)
     result = study.compress(Budget(macs=0.6))
     rows, small = {row["layer"]: row for row in result.layers()}, result.model.get_submodule("2")
     assert rows["2"]["in"] == [8, small.in_channels]

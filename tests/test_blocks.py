@@ -91,5 +91,5 @@ def test_a_layer_without_bias_gets_none() -> None:
 def test_a_study_runs_through() -> None:
     torch.manual_seed(0)
     model = Flat().eval()
-    study = Study(model, torch.randn(1, 6, 6, 6), calibration=[torch.randn(64, 6, 6, 6)], refine=None)
+    study = Study(model, torch.randn(1, 6, 6, 6), calibration=[torch.randn(64, 6, 6, 6)], refinement=None)
     assert study.compress(Budget(macs=0.7)).target_met

@@ -42,14 +42,14 @@ class Applied:
 
 
 def apply(
-    graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, refine: Refinement | None = None,
+    graph: ChannelGraph, plan: Plan, calibration: Iterable[Any], *, refinement: Refinement | None = None,
     ridges: Sequence[float] = RIDGES, rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
 ) -> Applied:  # fmt: skip
-    """Make the smaller model that a plan describes: repaired layer by layer, then all layers together with ``refine``.
+    """Make the smaller model that a plan describes: repaired layer by layer, then all together with ``refinement``.
 
     ``ridges`` are those to choose from at each layer: ``()`` leaves all weights as they were, and ``(math.inf,)`` only
     folds what the removed channels gave on average into the biases. ``memory`` is how many bytes the values of both
-    networks may take between two operations; the others wait on disk.
+    networks may take between two operations (the others wait on disk), and in a step of ``refinement``.
 
     Raises
     ------
@@ -63,11 +63,11 @@ def apply(
             f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
         )
     batches = Batches.of(calibration)
-    if refine is None or not plan.cut:
+    if refinement is None or not plan.cut:
         return Applied(*_repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress))
-    fitted = refine.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
+    fitted = refinement.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
     small, repairs = _repaired(_Pair(graph, plan, fitted, ridges, rows, memory, seed), progress)
-    refined = refine.apply_(graph, small, batches, seed=seed, progress=progress)
+    refined = refinement.apply_(graph, small, batches, memory=memory, seed=seed, progress=progress)
     if not refined.kept:  # what was to judge can help the repair instead
         small, repairs = _repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress)
     return Applied(small, repairs, refined)

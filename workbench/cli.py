@@ -89,13 +89,19 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
     command.add_argument(
         "--store", type=Path, metavar="FOLDER", help="keep what the search has finished, to go on from there if killed"
     )
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="processes that score candidates (default: only this one)"
+    )
+    command.add_argument(
+        "--retries", type=int, default=1, metavar="N", help="how often a failed evaluation is tried again (default 1)"
+    )
     command.add_argument("--seed", type=int, default=0, help="of what is drawn from the data (default 0)")
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def _add_refine_option(command: argparse.ArgumentParser) -> None:
+def _add_refinement_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--refine", type=int, default=300, metavar="STEPS",
+        "--refinement", type=int, default=300, metavar="STEPS",
         help="steps in which all layers are refined together after the repair; 0: none (default 300)",
     )  # fmt: skip
 
@@ -105,7 +111,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(NAMES)} (default vgg)")
     command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
     command.set_defaults(budget="macs=0.5")
-    _add_refine_option(command)
+    _add_refinement_option(command)
     _add_search_options(command, mode="measured")
 
 
@@ -123,7 +129,7 @@ def _add_compress(commands: Any) -> None:
         "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
     )
     command.add_argument("--out", type=Path, required=True, help=OUT)
-    _add_refine_option(command)
+    _add_refinement_option(command)
     _add_search_options(command)
 
 
@@ -153,7 +159,7 @@ def compress(given: argparse.Namespace) -> int:
     from workbench.refine import Refinement
 
     budget = Budget.parse(given.budget)
-    study = _study(given, refine=Refinement(given.refine) if given.refine else None)
+    study = _study(given, refinement=Refinement(given.refinement) if given.refinement else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
     result = study.compress(study.allocate(budget, mode=given.mode))
@@ -231,7 +237,14 @@ def _study(given: argparse.Namespace, **options: Any) -> Study:
 
     criterion = by_name(given.criterion)
     return study(
-        given.model, criterion=criterion, seed=given.seed, store=given.store, progress=not given.quiet, **options
+        given.model,
+        criterion=criterion,
+        seed=given.seed,
+        store=given.store,
+        workers=given.workers,
+        retries=given.retries,
+        progress=not given.quiet,
+        **options,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
@@ -44,9 +45,12 @@ class Study:
     criterion : how channels are selected; by default the least-squares elimination path
     loss : ``loss(output, inputs)``, summed over samples, for criteria that need gradients; by default the cross-entropy
         against labels drawn from the model's own output
-    refine : how all layers are drawn towards the original together after the repair; None leaves that out, which is
+    refinement : how all layers are drawn towards the original together after the repair; None leaves that out, which is
         faster and loses more
     store : a folder where the search keeps what it has finished; killed at any moment, it goes on from there
+    workers : how many processes score candidates, or a ``concurrent.futures.Executor`` that does (of Dask, what
+        ``client.get_executor()`` gives); by default it happens in this process
+    retries : how often a candidate is tried again whose evaluation raised, gave NaN or killed its worker
     seed : of what is drawn from the data
     name : of the model, for the report
     progress : show progress bars
@@ -64,8 +68,9 @@ class Study:
     def __init__(
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
-        criterion: Criterion | None = None, loss: Loss | None = None, refine: Refinement | None = Refinement(),
-        store: str | os.PathLike[str] | None = None, seed: int = 0, name: str | None = None, progress: bool = False,
+        criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
+        store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
+        seed: int = 0, name: str | None = None, progress: bool = False,
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -73,7 +78,8 @@ class Study:
         self.test = test if test is not None else self.evaluate
         self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
-        self.loss, self.refine, self.store = loss, refine, store
+        self.loss, self.refinement = loss, refinement
+        self.store, self.workers, self.retries = store, workers, retries
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.seconds: dict[str, float] = {}
@@ -106,7 +112,7 @@ class Study:
         with self._timed("sensitivity"):
             return Search(
                 graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, store=self.store,
-                progress=self.progress,
+                workers=self.workers, retries=self.retries, progress=self.progress,
             )  # fmt: skip
 
     def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
@@ -154,14 +160,14 @@ class Study:
             raise TypeError(f"compress takes a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
         with self._timed("apply"):
             applied = apply(
-                self.graph, plan, self.calibration, refine=self.refine, seed=self.seed, progress=self.progress
+                self.graph, plan, self.calibration, refinement=self.refinement, seed=self.seed, progress=self.progress
             )
         with self._timed("verify"):
             return compare(self.graph, plan, applied, self.test, self._source(), self._curves)
 
     def _source(self) -> Source:
         curves = self._curves
-        method = ", ".join(map(str, filter(None, [self.criterion, "ridge least squares", self.refine])))
+        method = ", ".join(map(str, filter(None, [self.criterion, "ridge least squares", self.refinement])))
         return Source(
             self.name, self.seed, method, f"{self.calibration.samples:,} samples",
             {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}

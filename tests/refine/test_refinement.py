@@ -76,7 +76,7 @@ def test_it_is_nearer_on_fresh_samples() -> None:
     model, graph = net()
     data, fresh = smooth(512), smooth(512)
     plain = apply(graph, half(graph), [data])
-    refined = apply(graph, half(graph), [data], refine=Refinement(steps=200, batch=32, features=0.0))
+    refined = apply(graph, half(graph), [data], refinement=Refinement(steps=200, batch=32, features=0.0))
     assert refined.refined is not None
     assert refined.refined.kept
     assert refined.refined.after < refined.refined.before
@@ -88,7 +88,7 @@ def test_a_refined_model_is_verified_and_the_callers_is_untouched(toy: Toy) -> N
     graph, data = toy.graph, [toy.example(16, 1), toy.example(16, 2)]
     state = {name: tensor.clone() for name, tensor in graph.model.state_dict().items()}
     asked = [parameter.requires_grad for parameter in graph.model.parameters()]
-    applied = apply(graph, plan_of(graph, drawn(toy, 1)), data, refine=replace(QUICK, steps=3))
+    applied = apply(graph, plan_of(graph, drawn(toy, 1)), data, refinement=replace(QUICK, steps=3))
     assert applied.refined is None or not applied.refined.failed
     assert verify(graph.model, applied.model, toy.example()).ok
     assert all(torch.equal(state[name], tensor) for name, tensor in graph.model.state_dict().items())
@@ -103,7 +103,7 @@ def test_twice_the_same_is_byte_equal() -> None:
     for _ in range(2):
         _, graph = net()
         data = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-        small = apply(graph, half(graph), [data], refine=replace(QUICK, steps=5), seed=3).model
+        small = apply(graph, half(graph), [data], refinement=replace(QUICK, steps=5), seed=3).model
         states.append(small.state_dict())
     assert all(map(torch.equal, states[0].values(), states[1].values()))
 
@@ -116,7 +116,7 @@ def test_never_worse_on_fresh_samples(seed: int, samples: int, share: float) -> 
     kept = {group.name: list(range(max(1, round(share * group.units)))) for group in graph.groups}
     data, fresh = smooth(samples), smooth(512)
     repaired = without_judges(graph, plan_of(graph, kept), [data])
-    refined = apply(graph, plan_of(graph, kept), [data], refine=Refinement())
+    refined = apply(graph, plan_of(graph, kept), [data], refinement=Refinement())
     assert refined.refined is not None
     if refined.refined.kept:
         assert error(model, refined.model, fresh) <= 1.05 * error(model, repaired, fresh)
@@ -127,7 +127,7 @@ def test_what_does_not_help_is_not_kept() -> None:
     _, graph = net()
     data = [torch.randn(64, 3, 8, 8)]
     plain = apply(graph, half(graph), data)
-    wild = [apply(graph, half(graph), data, refine=Refinement(steps=5, rate=rate)) for rate in (2.0, 1e4)]
+    wild = [apply(graph, half(graph), data, refinement=Refinement(steps=5, rate=rate)) for rate in (2.0, 1e4)]
     for applied in wild:
         assert applied.refined is not None
         assert not applied.refined.kept
@@ -145,7 +145,7 @@ def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:
     torch.manual_seed(0)
     model = Counted()
     graph = trace(model, torch.randn(2, 3, 8, 8))
-    applied = apply(graph, half(graph), [torch.randn(16, 3, 8, 8)], refine=QUICK)
+    applied = apply(graph, half(graph), [torch.randn(16, 3, 8, 8)], refinement=QUICK)
     assert applied.refined is not None
     assert not applied.refined.kept
     assert "grad" in applied.refined.failed
@@ -156,7 +156,7 @@ def test_tokens_are_not_blended_and_can_be_refined() -> None:
     model = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16), nn.Linear(16, 50))
     graph = trace(model, torch.randint(50, (2, 7)))
     data = torch.randint(50, (128, 7))
-    applied = apply(graph, half(graph), [data], refine=QUICK)
+    applied = apply(graph, half(graph), [data], refinement=QUICK)
     assert applied.refined is not None
     assert applied.refined.kept
 
@@ -170,10 +170,10 @@ def test_a_fixed_batch_is_never_cut() -> None:
     torch.manual_seed(0)
     model = Fixed()
     graph = trace(model, torch.randn(4, 3, 8, 8))
-    applied = apply(graph, half(graph), list(torch.randn(64, 3, 8, 8).split(4)), refine=QUICK)
+    applied = apply(graph, half(graph), list(torch.randn(64, 3, 8, 8).split(4)), refinement=QUICK)
     assert applied.refined is not None
     assert applied.refined.failed == ""
-    single = apply(graph, half(graph), [torch.randn(4, 3, 8, 8)], refine=QUICK).refined
+    single = apply(graph, half(graph), [torch.randn(4, 3, 8, 8)], refinement=QUICK).refined
     assert single is not None
     assert "no sample is left to judge" in single.failed
 
@@ -269,6 +269,6 @@ def test_layers_that_gather_take_part() -> None:
     graph = trace(model, torch.randn(2, 8), gather=True)
     kept = {group.name: list(range(group.units // 2)) for group in graph.exact}
     assert any("inputs" in name for name in kept)
-    refined = apply(graph, plan_of(graph, kept), [torch.randn(64, 8)], refine=QUICK).refined
+    refined = apply(graph, plan_of(graph, kept), [torch.randn(64, 8)], refinement=QUICK).refined
     assert refined is not None
     assert refined.failed == ""

@@ -234,7 +234,7 @@ def test_a_users_own_criterion_is_any_callable() -> None:
         return ranked(view, torch.arange(view.group.units).double())
 
     model, _ = net()
-    study = wb.Study(model, DATA[:2], calibration=[DATA], criterion=by_number, refine=None)  # type: ignore[arg-type]
+    study = wb.Study(model, DATA[:2], calibration=[DATA], criterion=by_number, refinement=None)  # type: ignore[arg-type]
     kept = study.allocate(Budget(macs=0.7)).kept["make"]
     assert kept == tuple(range(7 - len(kept), 7))
 
@@ -265,5 +265,5 @@ def test_aggregates() -> None:
 @pytest.mark.parametrize("criterion", [Taylor(), Lasso(), Slimming(), Random(3)], ids=lambda one: type(one).__name__)
 def test_a_study_with_another_criterion_meets_its_budget(criterion: Criterion) -> None:
     model, _ = net()
-    study = wb.Study(model, DATA[:2], calibration=[DATA], criterion=criterion, refine=None)
+    study = wb.Study(model, DATA[:2], calibration=[DATA], criterion=criterion, refinement=None)
     assert study.compress(Budget(macs=0.6)).target_met

@@ -214,7 +214,7 @@ def test_a_search_goes_on_where_it_stopped() -> None:
 def test_a_cap_on_memory_changes_no_byte() -> None:
     wide, narrow = searching(), searching(memory=1)
     assert narrow.run("measured").to_dict() == wide.run("measured").to_dict()
-    assert narrow.tensors.memory.files > 0
+    assert narrow.candidates.tensors.memory.files > 0
 
 
 def test_an_unknown_mode() -> None:
@@ -244,7 +244,7 @@ def test_without_the_fisher_information_the_curves_say_so() -> None:
 
 def study_of() -> Study:
     model, evaluate, data = made()
-    return Study(model, data[0][:1], calibration=data, evaluate=evaluate, refine=None)
+    return Study(model, data[0][:1], calibration=data, evaluate=evaluate, refinement=None)
 
 
 def test_a_study_measures_for_the_budget_that_is_asked_for() -> None:

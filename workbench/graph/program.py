@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -41,6 +42,11 @@ class Program:
     any_batch: bool  # whether it runs at other batch sizes than the one it was exported with
     fixed: tuple[torch.Size | None, ...]  # the inputs' shapes, where it does not
     last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
+
+    def example(self, inputs: Inputs) -> Inputs:
+        """As many of some inputs as it was exported with."""
+        sizes = [shape[0] for shape in self.fixed if shape]
+        return inputs.take(sizes[0] if sizes else 2)
 
     def start(self, inputs: Inputs, tensors: Mapping[str, Tensor] | None = None) -> Values:
         """The values of the placeholders. ``tensors`` replaces tensors of the model, by their names."""
@@ -110,6 +116,30 @@ def export(model: nn.Module, inputs: Inputs) -> Program:
         program = exported(model, inputs)
     with refusing(model), torch.no_grad():
         return from_exported(functional(program), model)
+
+
+def save_program(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    """Write the exported model to a file, from which ``load_program`` makes the same program.
+
+    Raises
+    ------
+    Refused
+        ``torch.export`` cannot follow the forward, or cannot write what it found.
+    """
+    with marked(model):
+        program = exported(model, inputs)
+    with refusing(model):
+        torch.export.save(program, path)
+
+
+def load_program(path: Path) -> tuple[Program, Inputs, nn.Module]:
+    """The program in a file, the inputs that it was exported with, and the model in eval mode, without its class."""
+    exported = torch.export.load(path)
+    model = exported.module()
+    model.train = model.eval = lambda *_: model  # type: ignore[method-assign, assignment]  # its own refuse to be called
+    args, kwargs = exported.example_inputs
+    with torch.no_grad():
+        return from_exported(functional(exported), model), Inputs(args, kwargs), model
 
 
 def from_exported(program: ExportedProgram, model: nn.Module) -> Program:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from workbench.calibrate import Batches
+from workbench.calibrate import MEMORY, Batches
 from workbench.graph.modes import evaluating
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
@@ -20,6 +20,7 @@ from workbench.refine.features import Features, floats, squared_errors
 from workbench.refine.optimizer import Quasi
 from workbench.refine.split import Split
 
+VALUES = 3  # the original's, the smaller model's, and the gradients of these
 WARM_UP = 0.2  # share of the steps in which the rate rises
 
 
@@ -56,7 +57,7 @@ class Refinement:
     steps : how many
     rate : the largest step, as a share of each parameter's root mean square
     features : weight of the layers' error beside the output's
-    batch : samples a step, at most
+    batch : samples a step, at most; their gradients are added up from parts that fit into memory
     held_out : at most this many samples judge and are not fitted to; at most a quarter of all
     blend : whether samples are mixed with each other, see ``blended``
 
@@ -64,7 +65,7 @@ class Refinement:
     --------
     >>> import workbench as wb
     >>> study = wb.zoo.task.study("vgg")
-    >>> study.refine
+    >>> study.refinement
     Refinement(steps=300, rate=0.03, features=2.0, batch=64, held_out=128, blend=True)
     """
 
@@ -79,7 +80,7 @@ class Refinement:
         for name in ("steps", "batch", "held_out"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} of a refinement must be at least 1; refine=None is none"
+                    f"{name}={getattr(self, name)} of a refinement must be at least 1; refinement=None is none"
                 )
         if not self.rate > 0 or self.features < 0:
             raise ValueError(
@@ -91,9 +92,13 @@ class Refinement:
         return Split(batches, self.held_out, self.batch, whole=not graph.program.any_batch)
 
     def apply_(
-        self, graph: ChannelGraph, small: nn.Module, batches: Batches, *, seed: int = 0, progress: bool = False
-    ) -> Refined:
-        """Refine a smaller model in place; where samples that were held out do not gain, it stays as it was."""
+        self, graph: ChannelGraph, small: nn.Module, batches: Batches, *, memory: int = MEMORY, seed: int = 0,
+        progress: bool = False,
+    ) -> Refined:  # fmt: skip
+        """Refine a smaller model in place; where samples that were held out do not gain, it stays as it was.
+
+        ``memory`` is how many bytes the values of both models on the samples of a step may take, if one sample's do.
+        """
         split = self.split(graph, batches)
         parameters = [parameter for parameter in small.parameters() if parameter.is_floating_point()]
         former = [(parameter.detach().clone(), parameter.requires_grad) for parameter in parameters]
@@ -102,7 +107,7 @@ class Refinement:
         with evaluating(graph.model), evaluating(small):
             try:
                 before = after = _errors(graph.model, small, split)
-                self._steps(graph, small, parameters, split, torch.Generator().manual_seed(seed), progress)
+                self._steps(graph, small, parameters, split, memory, torch.Generator().manual_seed(seed), progress)
                 after = _errors(graph.model, small, split)
             except Exception as error:  # no derivative, no memory, a forward that refuses: the repair still stands
                 failed = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -120,8 +125,9 @@ class Refinement:
 
     def _steps(
         self, graph: ChannelGraph, small: nn.Module, parameters: Sequence[nn.Parameter], split: Split,
-        generator: torch.Generator, progress: bool,
+        memory: int, generator: torch.Generator, progress: bool,
     ) -> None:  # fmt: skip
+        most = max(1, memory // max(1, VALUES * graph.cost().activation_bytes))  # samples at a time
         record = recorded(small)
         assert record is not None
         features = Features(graph, record)
@@ -132,11 +138,12 @@ class Refinement:
         for number in tqdm(range(self.steps), "refine", disable=not progress, unit="step"):
             inputs = next(draws)
             inputs = blended(inputs, generator) if self.blend else inputs
-            with torch.no_grad():
-                wanted = features.original(graph.model, inputs)
-            with torch.enable_grad():
-                outputs, layers = features.errors(wanted, features.smaller(small, inputs))
-                (outputs + self.features * layers).backward()
+            for part, share in split.parts(inputs, most):
+                with torch.no_grad():
+                    wanted = features.original(graph.model, part)
+                with torch.enable_grad():
+                    outputs, layers = features.errors(wanted, features.smaller(small, part))
+                    (share * (outputs + self.features * layers)).backward()
             quasi.step(self.rate * _schedule((number + 0.5) / self.steps))
 
 

@@ -49,6 +49,14 @@ class Split:
                 for places in torch.randperm(inputs.batch, generator=generator).split(self.size):
                     yield _picked(inputs, places)
 
+    def parts(self, inputs: Inputs, most: int) -> Iterator[tuple[Inputs, float]]:
+        """A batch in parts of at most so many samples, each with its share of them."""
+        if self.whole or inputs.batch is None or inputs.batch <= most:
+            yield inputs, 1.0
+            return
+        for places in torch.arange(inputs.batch).split(most):
+            yield _picked(inputs, places), len(places) / inputs.batch
+
     def _part(self, judging: bool) -> Batches:
         part = _Part(self, judging)
         sizes = [inputs.batch or 1 for inputs in part]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -17,6 +17,9 @@ from workbench.graph.winnow import record_of
 from workbench.reconstruct import RIDGES
 from workbench.repair import kept_columns, repair_layer, repaired_tensors
 from workbench.select import Path
+from workbench.spill import Memory, Spill
+
+Place = tuple[str, int]  # a group and the units that it keeps
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Candidate:
     kept: int
     tensors: dict[str, Tensor]
     first: int
+    cuts: tuple[Cut, ...]
     stays: Survivors
 
 
@@ -72,7 +76,7 @@ def _candidate(graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Ten
     stays = survivors(graph.provenance, cuts)
     changed = {place for place, tensor in graph.program.state.items() if tensor in tensors}
     first = first_change(graph.program, changed | altered_nodes(graph.program, stays))
-    return Candidate(name, kept, tensors, first, stays)
+    return Candidate(name, kept, tensors, first, tuple(cuts), stays)
 
 
 def first_change(program: Program, changed: set[str]) -> int:
@@ -81,3 +85,42 @@ def first_change(program: Program, changed: set[str]) -> int:
         if node.name in changed or any(used.name in changed for used in node.all_input_nodes):
             return place
     return len(program.nodes)
+
+
+class Candidates:
+    """Makes candidates when they are asked for, and remembers them; what exceeds ``memory`` (bytes) waits on disk."""
+
+    def __init__(
+        self, graph: ChannelGraph, paths: Mapping[str, Path], widths: Mapping[str, Sequence[int]],
+        statistics: Statistics, memory: int,
+    ):  # fmt: skip
+        self.graph, self.paths, self.widths, self.statistics, self.memory = graph, paths, widths, statistics, memory
+        self.made: dict[Place, Candidate] = {}  # without their tensors
+        self.tensors = Spill(Memory(memory))
+        self.ridges: dict[str, Ridges] = {}
+
+    def chunks(self, places: Sequence[Place], most: int) -> Iterator[list[Candidate]]:
+        """Candidates, at most so many at a time, and as fit into memory."""
+        chunk: list[Candidate] = []
+        size = 0
+        for name in dict.fromkeys(name for name, _ in places):
+            for candidate in self.of(name, [kept for other, kept in places if other == name]):
+                more = sum(tensor.nbytes for tensor in candidate.tensors.values())
+                if chunk and (size + more > self.memory or len(chunk) >= most):
+                    yield chunk
+                    chunk, size = [], 0
+                chunk.append(candidate)
+                size += more
+        if chunk:
+            yield chunk
+
+    def of(self, name: str, widths: Sequence[int]) -> list[Candidate]:
+        """One group at some widths."""
+        new = [kept for kept in widths if (name, kept) not in self.made]
+        given = self.graph, name, self.paths[name], self.statistics
+        if new and name not in self.ridges:
+            self.ridges[name] = ridges_at(*given, self.widths[name][len(self.widths[name]) // 2])
+        for candidate in candidates(*given, new, self.ridges[name]) if new else ():
+            self.made[name, candidate.kept] = replace(candidate, tensors={})
+            self.tensors[f"{name}:{candidate.kept}"] = candidate.tensors
+        return [replace(self.made[name, kept], tensors=self.tensors[f"{name}:{kept}"]) for kept in widths]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from concurrent.futures import Executor
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import nn
@@ -21,20 +21,20 @@ from workbench.calibrate import MEMORY, Statistics
 from workbench.evaluation import Evaluation, fingerprint_of, name_of, source_of, whole_score
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Criterion, Elimination, GroupView, Path, followed
-from workbench.sensitivity.candidate import Candidate, Ridges, candidates, ridges_at
+from workbench.sensitivity.candidate import Candidates, Place
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
+from workbench.sensitivity.ledger import Ledger
 from workbench.sensitivity.predict import expected, with_predictions
-from workbench.sensitivity.run import Scores, score, score_whole
+from workbench.sensitivity.run import Scores, one_thread
 from workbench.sensitivity.sample import Sample
-from workbench.sensitivity.store import Place, Store
-from workbench.spill import Memory, Spill
+from workbench.sensitivity.store import Store
+from workbench.sensitivity.workers import Here, Scorer, Workers
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 MODES = ("auto", "measured", "predicted")
 # half an interval may be so much of the point's own loss, or of the plan's over the root of its groups
 PRECISION = {"auto": 1.0, "measured": 0.25}
 ANCHORS = 8
-CHUNK = 16  # candidates that are finished together
 ROUNDS = 12  # of plans, that each might ask for other points
 
 
@@ -64,6 +64,9 @@ class Search:
     seed : of the order in which samples are drawn
     memory : bytes that the tensors of candidates may take; the others wait on disk
     store : a folder where what is finished is kept; the same search goes on from there
+    workers : how many processes score candidates, or a ``concurrent.futures.Executor`` that does (of Dask, what
+        ``client.get_executor()`` gives); None scores them here. The curves are the same to the last bit
+    retries : how often a candidate is tried again whose evaluation raised, gave NaN or killed its worker
 
     Raises
     ------
@@ -71,12 +74,15 @@ class Search:
         The evaluation does not score the original model with finite numbers, or the store belongs to another search.
     OSError
         The store cannot be written; what is finished is kept.
+    Refused
+        Workers cannot load the model or the evaluation.
     """
 
     def __init__(
         self, graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
         criterion: Criterion | None = None, shares: Sequence[float] = SHARES, seed: int = 0, memory: int = MEMORY,
-        store: str | os.PathLike[str] | None = None, progress: bool = False,
+        store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
+        progress: bool = False,
     ):  # fmt: skip
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         criterion = criterion or Elimination()
@@ -87,14 +93,15 @@ class Search:
             name: sorted({max(path.least, round(share * len(path.order))) for share in shares} - {len(path.order)})
             for name, path in self.paths.items()
         }
-        self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
-        self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
+        with one_thread():
+            self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
+            self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         self.scores: dict[Place, list[Scores]] = {}  # a block after another
-        self.store = None if store is None else Store(store, self._belongs(criterion, seed))
-        self.memory = memory
-        self.made: dict[Place, Candidate] = {}  # without their tensors, which may wait on disk
-        self.tensors = Spill(Memory(memory))
-        self.ridges: dict[str, Ridges] = {}
+        self.candidates = Candidates(graph, self.paths, self.widths, statistics, memory)
+        self.ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed))
+        self.retries = retries
+        judge = self.sample or cast(Callable[[nn.Module], Any], evaluate)
+        self.scorer: Scorer = Here(graph, judge, memory) if workers is None else Workers(graph, judge, workers, store)
 
     def _path(self, name: str, criterion: Criterion) -> Path:
         view = GroupView.of(self.graph, name, self.statistics)
@@ -113,6 +120,13 @@ class Search:
         """
         if mode not in MODES:
             raise ValueError(f"there is no mode {mode!r}; choose from {', '.join(MODES)}")
+        try:
+            return self._run(mode, plans)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"The search was stopped: {self.ledger.told()}.")
+            raise
+
+    def _run(self, mode: str, plans: Planner) -> SensitivityCurves:
         if mode == "predicted":
             return self.curves()
         everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
@@ -169,20 +183,15 @@ class Search:
             by_block.setdefault(len(self.scores.get(place, ())), []).append(place)
         with tqdm(total=len(places), desc="sensitivity", disable=not self.progress, unit="point", leave=False) as bar:
             for block, some in sorted(by_block.items()):
-                stored = {place: found for place in some if (found := self._stored(place, block)) is not None}
-                for place, found in stored.items():
-                    self.scores.setdefault(place, []).append(found)
-                bar.update(len(stored))
-                for chunk in self._chunks([place for place in some if place not in stored]):
-                    for candidate, found in zip(chunk, self._scored(chunk, block), strict=True):
-                        self._keep((candidate.group, candidate.kept), block, found)
-                        bar.update()
-
-    def _scored(self, chunk: Sequence[Candidate], block: int) -> list[Scores]:
-        if isinstance(self.evaluate, Evaluation):
-            assert self.sample is not None
-            return score(self.graph.program, chunk, self.evaluate, self.sample.batches(block))
-        return score_whole(self.graph.model, chunk, self.evaluate)
+                bar.update(sum(self.ledger.settled((place, block), self.retries) for place in some))
+                while left := [place for place in some if not self.ledger.settled((place, block), self.retries)]:
+                    chunks = self.candidates.chunks(left, self.scorer.size(len(left)))
+                    for candidate, found in self.scorer.scored(chunks, block):
+                        unit = (candidate.group, candidate.kept), block
+                        self.ledger.add(unit, found)
+                        bar.update(self.ledger.settled(unit, self.retries))
+                for place in some:
+                    self.scores.setdefault(place, []).append(self.ledger.found[place, block])
 
     def _belongs(self, criterion: Criterion, seed: int) -> dict[str, str]:
         """What scores depend on, for the store."""
@@ -193,39 +202,6 @@ class Search:
             "evaluation data": self.sample.fingerprint if self.sample else fingerprint_of(self.evaluate, self.dense),
             "method": f"{criterion}, least squares", "seed": str(seed),
         }  # fmt: skip
-
-    def _stored(self, place: Place, block: int) -> Scores | None:
-        return None if self.store is None else self.store.get(place, block)
-
-    def _keep(self, place: Place, block: int, found: Scores) -> None:
-        if self.store is not None:
-            self.store.add(place, block, found)
-        self.scores.setdefault(place, []).append(found)
-
-    def _chunks(self, places: Sequence[Place]) -> Iterable[list[Candidate]]:
-        """Candidates, some at a time, so that little is lost when the search is killed, and as fit into memory."""
-        chunk: list[Candidate] = []
-        size, most = 0, CHUNK if self.sample else 1
-        for name in dict.fromkeys(name for name, _ in places):
-            for candidate in self._candidates(name, [kept for other, kept in places if other == name]):
-                more = sum(tensor.nbytes for tensor in candidate.tensors.values())
-                if chunk and (size + more > self.memory or len(chunk) >= most):
-                    yield chunk
-                    chunk, size = [], 0
-                chunk.append(candidate)
-                size += more
-        if chunk:
-            yield chunk
-
-    def _candidates(self, name: str, widths: Sequence[int]) -> list[Candidate]:
-        new = [kept for kept in widths if (name, kept) not in self.made]
-        given = self.graph, name, self.paths[name], self.statistics
-        if new and name not in self.ridges:
-            self.ridges[name] = ridges_at(*given, self.widths[name][len(self.widths[name]) // 2])
-        for candidate in candidates(*given, new, self.ridges[name]) if new else ():
-            self.made[name, candidate.kept] = replace(candidate, tensors={})
-            self.tensors[f"{name}:{candidate.kept}"] = candidate.tensors
-        return [replace(self.made[name, kept], tensors=self.tensors[f"{name}:{kept}"]) for kept in widths]
 
     def curves(self) -> SensitivityCurves:
         """All that is known now: what was measured, and what it lets expect elsewhere."""

@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from workbench.sensitivity.ledger import Ledger, Unit
 from workbench.sensitivity.run import Scores
 
 FORMAT = 1
 NAME = "search.jsonl"
 
-Place = tuple[str, int]  # a group and the units that it keeps
 
-
-class Store:
-    """Scores by place and block, in a file that is only ever added to.
+class Store(Ledger):
+    """A ledger in a file that is only ever added to.
 
     Parameters
     ----------
@@ -41,8 +40,8 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str], belongs: Mapping[str, str]):
+        super().__init__()
         self.path = Path(folder) / NAME
-        self.found: dict[tuple[Place, int], Scores] = {}
         header = {"format": str(FORMAT), **belongs}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +54,10 @@ class Store:
             else:
                 self._write(header)
         except OSError as error:
-            raise self._told(error) from error
+            raise self._error(error) from error
         for unit in lines[1:]:
             scores = unit["failed"] if "failed" in unit else np.array(unit["scores"], float)
-            self.found[(unit["group"], unit["kept"]), unit["block"]] = scores
+            super().add(((unit["group"], unit["kept"]), unit["block"]), scores)
 
     def _whole_lines(self) -> list[bytes]:
         """All lines; what a crash has left of one more is cut off."""
@@ -73,25 +72,22 @@ class Store:
         """Let another search have the file."""
         self.file.close()
 
-    def __len__(self) -> int:
-        return len(self.found)
-
-    def __iter__(self) -> Iterator[tuple[Place, int]]:
-        return iter(self.found)
-
-    def get(self, place: Place, block: int) -> Scores | None:
-        """The scores of a candidate on a block, None where that was not finished."""
-        return self.found.get((place, block))
-
-    def add(self, place: Place, block: int, scores: Scores) -> None:
+    def add(self, unit: Unit, scores: Scores) -> None:
         """Keep what was finished; on the disk when this returns."""
-        unit: dict[str, Any] = {"group": place[0], "kept": place[1], "block": block}
-        unit |= {"failed": scores} if isinstance(scores, str) else {"scores": scores.tolist()}
+        (group, kept), block = unit
+        line: dict[str, Any] = {"group": group, "kept": kept, "block": block}
+        line |= {"failed": scores} if isinstance(scores, str) else {"scores": scores.tolist()}
         try:
-            self._write(unit)
+            self._write(line)
         except OSError as error:
-            raise self._told(error) from error
-        self.found[place, block] = scores
+            raise self._error(error) from error
+        super().add(unit, scores)
+
+    def told(self) -> str:
+        """How what is finished can be used again."""
+        return (
+            f"{len(self)} scores are finished and kept in {self.path}; the same search with this store= goes on there"
+        )
 
     def _write(self, line: Mapping[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"
@@ -106,7 +102,7 @@ class Store:
                 os.ftruncate(file, before)
             raise
 
-    def _told(self, error: OSError) -> OSError:
+    def _error(self, error: OSError) -> OSError:
         kept = f"; the {len(self)} finished scores in it are kept" if self.found else ""
         return type(error)(
             error.errno, f"the store {self.path} cannot be used: {error.strerror or error}{kept}; mend that, or give "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from workbench import data, zoo
 from workbench.evaluation import Evaluation
@@ -37,16 +38,20 @@ def study(name: str, **options: Any) -> Study:
 
 def search_score() -> Evaluation:
     """The log-likelihood of the right class on the images that a search may look at: finer than hits and misses."""
-    return Evaluation(
-        _batches("search", 256),
-        lambda output, batch: -F.cross_entropy(output, batch[1], reduction="none"),
-        name="log-likelihood",
-    )
+    return Evaluation(_batches("search", 256), _log_likelihood, name="log-likelihood")
 
 
 def test_score() -> Evaluation:
     """Hits on the 10,000 images that report and never choose."""
-    return Evaluation(_batches("test", 500), lambda output, batch: output.argmax(1).eq(batch[1]), name="test accuracy")
+    return Evaluation(_batches("test", 500), _hits, name="test accuracy")
+
+
+def _log_likelihood(output: Tensor, batch: Any) -> Tensor:
+    return -F.cross_entropy(output, batch[1], reduction="none")
+
+
+def _hits(output: Tensor, batch: Any) -> Tensor:
+    return output.argmax(1).eq(batch[1])
 
 
 def _batches(split: str, size: int) -> list[Any]:

@@ -1,0 +1,218 @@
+"""Workers: the same curves to the last bit, whatever dies or raises on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from distributed import Client, LocalCluster
+from torch import Tensor, nn
+
+from tests.sensitivity.test_store import fall
+from workbench import Refused, trace
+from workbench.calibrate import calibrate
+from workbench.evaluation import Evaluation, Fidelity
+from workbench.sensitivity import Search
+
+SHARES = (0.25, 0.5, 0.75)
+
+
+class Net(nn.Module):
+    """A convolution, and groups normalised together, whose op means something else once channels leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(3, 12, 3, padding=1), nn.GroupNorm(4, 12)
+        self.b, self.head = nn.Conv2d(12, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.b(F.relu(self.norm(self.a(x))))).mean((2, 3)))
+
+
+def searching(score: Any = fall, **options: Any) -> Search:
+    """Of an evaluation with a score a sample; of a function of the model where that is none."""
+    torch.manual_seed(0)
+    model = Net()
+    x = torch.randn(300, 3, 6, 6)
+    y = torch.randn(300, 5)
+    graph = trace(model, x[:2])
+    evaluate = (
+        score if isinstance(score, Whole) else Evaluation(list(zip(x.split(64), y.split(64), strict=True)), score)
+    )
+    return Search(graph, calibrate(graph, [x[:128]]), evaluate, shares=SHARES, **options)
+
+
+def text(search: Search) -> str:
+    return json.dumps(search.run("measured").to_dict())
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Minus the sum of all outputs; at one width of the second convolution something happens first."""
+
+    folder: str = ""
+    gone: int = -1  # of the eight channels that the head reads
+    times: int = 0  # that it happens
+    how: str = "raise"
+    x: Tensor = field(default_factory=lambda: torch.linspace(-1, 1, 4 * 3 * 36).view(4, 3, 6, 6))
+
+    def __call__(self, model: nn.Module) -> float:
+        model.eval()
+        weight = dict(model.named_parameters())["head.weight"]
+        if int((weight == 0).all(0).sum()) == self.gone and len(list(Path(self.folder).iterdir())) < self.times:
+            (Path(self.folder) / f"{len(list(Path(self.folder).iterdir()))}").touch()
+            if self.how == "raise":
+                raise RuntimeError("no more")
+            if self.how == "nan":
+                return math.nan
+            os.kill(os.getpid(), signal.SIGKILL)
+        with torch.no_grad():
+            return -model(self.x).square().mean().item()
+
+
+@pytest.fixture(scope="module")
+def here() -> str:
+    return text(searching())
+
+
+def test_a_pool_gives_the_same_bytes(here: str, tmp_path: Path) -> None:
+    found = searching(workers=2, store=tmp_path)
+    assert text(found) == here
+    found.ledger.close()  # type: ignore[attr-defined]  # a store's
+    again = searching(workers=2, store=tmp_path)
+    assert text(again) == here
+    again.ledger.close()  # type: ignore[attr-defined]
+
+
+def test_any_executor_will_do(here: str) -> None:
+    with ThreadPoolExecutor(2) as executor:
+        assert text(searching(workers=executor)) == here
+        assert text(searching(Whole(), workers=executor)) == text(searching(Whole()))
+
+
+def test_threads_of_this_process_do_not_matter() -> None:
+    search = searching()
+    chunk = search.candidates.of("a", [1, 2, 3])
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append([scores for _, scores in search.scorer.scored([chunk], 0)])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(found[0], found[1])
+
+
+def test_fidelity_can_be_sent() -> None:
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(64, 3, 6, 6)
+    graph = trace(model, x[:2])
+    with ThreadPoolExecutor(1) as executor:
+        found = [
+            Search(graph, calibrate(graph, [x]), Fidelity([x]), shares=SHARES, workers=workers).run().to_dict()
+            for workers in (None, executor)
+        ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", ["raise", "nan", "die"])
+@pytest.mark.parametrize(("times", "fails"), [(1, False), (9, True)])
+def test_what_goes_wrong_at_one_point(how: str, times: int, fails: bool, tmp_path: Path) -> None:
+    whole = json.loads(text(searching(Whole())))
+    with ThreadPoolExecutor(2) as threads:  # of which none can die
+        found = json.loads(text(searching(Whole(str(tmp_path), 4, times, how), workers=2 if how == "die" else threads)))
+    for expected, group in zip(whole["groups"], found["groups"], strict=True):
+        for one, other in zip(expected["points"], group["points"], strict=True):
+            if fails and (group["group"], one["kept"]) == ("b", 4):
+                assert {"raise": "RuntimeError: no more", "nan": "nan", "die": "its worker died"}[how] in other[
+                    "failed"
+                ]
+            else:
+                assert one["degradation"] == other["degradation"]
+    # twice, but who dies in company is done once more alone
+    assert len(list(tmp_path.iterdir())) in ({2, 3} if fails else {1})
+
+
+def test_retries_are_counted_here_too(tmp_path: Path) -> None:
+    searching(Whole(str(tmp_path), 4, 9), retries=3).run()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_store_knows_how_often_it_was_tried(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    for retries, tried in ((1, 2), (1, 2), (2, 3)):
+        search = searching(Whole(str(marks), 4, 3), store=tmp_path, retries=retries)
+        curve = search.run()["b"]
+        assert [point.failed is None for point in curve.points] == [True, False, True]
+        assert len(list(marks.iterdir())) == tried
+        search.ledger.close()  # type: ignore[attr-defined]
+    search = searching(Whole(str(marks), 4, 3), store=tmp_path, retries=3)
+    assert all(point.failed is None for point in search.run()["b"].points)
+    search.ledger.close()  # type: ignore[attr-defined]
+
+
+def test_a_broken_executor_of_the_users_is_said_to_be(tmp_path: Path) -> None:
+    with (
+        ProcessPoolExecutor(1, get_context("spawn")) as executor,
+        pytest.raises(RuntimeError, match="the executor that was given as workers= is broken"),
+    ):
+        searching(Whole(str(tmp_path), 4, 9, "die"), workers=executor).run()
+
+
+def test_what_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(Refused, match=r"workers: the evaluation cannot be sent to another process .*top of a module"):
+        searching(lambda output, batch: output.sum(1), workers=1)
+
+
+@pytest.mark.parametrize(("workers", "error", "words"), [
+    (0, ValueError, "workers=0 must be at least 1"), ("two", TypeError, "give client.get_executor"),
+])  # fmt: skip
+def test_workers_that_are_none(workers: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        searching(workers=workers)
+
+
+class Interrupting(ThreadPoolExecutor):
+    """Interrupts who hands out the second task."""
+
+    def submit(self, *given: Any, **more: Any) -> Any:
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 3:
+            raise KeyboardInterrupt
+        return super().submit(*given, **more)
+
+
+def test_an_interrupt_says_how_to_go_on(here: str, tmp_path: Path) -> None:
+    with Interrupting(1) as executor:
+        search = searching(Whole(), workers=executor, store=tmp_path)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            search.run()
+        assert "goes on there" in stopped.value.__notes__[0]
+        assert str(tmp_path) in stopped.value.__notes__[0]
+
+
+def test_dask_and_a_killed_worker(here: str, tmp_path: Path) -> None:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        executor: Executor = client.get_executor()
+        search = searching(workers=executor, store=tmp_path)
+        pid = next(iter(client.run(os.getpid).values()))
+        threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
+        assert text(search) == here
+        search.ledger.close()  # type: ignore[attr-defined]
