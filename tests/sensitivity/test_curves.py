@@ -58,7 +58,9 @@ def test_suffix_runs_equal_the_whole_model(toy: Toy) -> None:
     for curve in curves:
         widths = [point.kept for point in curve.points]
         ridges = ridges_at(graph, curve.group, curve.path, statistics, widths[len(widths) // 2]) if widths else {}
-        made = candidates(graph, curve.group, curve.path, statistics, widths, ridges)
+        made = candidates(
+            graph, {curve.group: curve.path}, [((curve.group, width),) for width in widths], statistics, ridges
+        )
         for point, candidate in zip(curve.points, made, strict=True):
             copied = copy.deepcopy(model)
             set_tensors_(copied, candidate.tensors)
@@ -184,7 +186,7 @@ def test_a_layer_that_runs_twice_is_swept_as_it_will_be_applied() -> None:
         path = Elimination()(GroupView.of(toy.graph, group.name, statistics))
         width = max(path.least, group.units // 2)
         ridges = ridges_at(toy.graph, group.name, path, statistics, width)
-        for candidate in candidates(toy.graph, group.name, path, statistics, [width], ridges):
+        for candidate in candidates(toy.graph, {group.name: path}, [((group.name, width),)], statistics, ridges):
             for layer in shared:
                 if layer.weight in candidate.tensors:
                     new, old = candidate.tensors[layer.weight], toy.graph.program.tensors[layer.weight]

@@ -137,7 +137,7 @@ def test_samples_that_all_agree_are_not_certain() -> None:
 def test_predicted_measures_nothing_and_orders_all_widths() -> None:
     found = searching()
     curves = found.run("predicted")
-    assert found.scores == {}
+    assert found.measured.scores == {}
     for curve in curves:
         assert all(point.samples == 0 and point.degradation is None for point in curve.points)
         assert list(curve.fitted) == sorted(curve.fitted, reverse=True)
@@ -214,7 +214,7 @@ def test_a_search_goes_on_where_it_stopped() -> None:
 def test_a_cap_on_memory_changes_no_byte() -> None:
     wide, narrow = searching(), searching(memory=1)
     assert narrow.run("measured").to_dict() == wide.run("measured").to_dict()
-    assert narrow.candidates.tensors.memory.files > 0
+    assert narrow.measured.candidates.tensors.memory.files > 0
 
 
 def test_an_unknown_mode() -> None:
@@ -250,14 +250,14 @@ def study_of() -> Study:
 def test_a_study_measures_for_the_budget_that_is_asked_for() -> None:
     study = study_of()
     study.allocate(Budget(macs=0.5))
-    few = len(study.search.scores)
+    few = len(study.search.measured.scores)
     assert 0 < few < 18
     study.sensitivity("measured")
-    assert len(study.search.scores) == 18
+    assert len(study.search.measured.scores) == 18
     other = study_of()
     other.sensitivity("predicted")
     plan = other.allocate(Budget(macs=0.5))
-    assert other.search.scores == {}
+    assert other.search.measured.scores == {}
     assert plan.degradation > 0
     assert other.compress(plan).target_met
 

@@ -90,10 +90,10 @@ def here() -> str:
 def test_a_pool_gives_the_same_bytes(here: str, tmp_path: Path) -> None:
     found = searching(workers=2, store=tmp_path)
     assert text(found) == here
-    found.ledger.close()  # type: ignore[attr-defined]  # a store's
+    found.measured.ledger.close()  # type: ignore[attr-defined]  # a store's
     again = searching(workers=2, store=tmp_path)
     assert text(again) == here
-    again.ledger.close()  # type: ignore[attr-defined]
+    again.measured.ledger.close()  # type: ignore[attr-defined]
 
 
 def test_any_executor_will_do(here: str) -> None:
@@ -104,12 +104,12 @@ def test_any_executor_will_do(here: str) -> None:
 
 def test_threads_of_this_process_do_not_matter() -> None:
     search = searching()
-    chunk = search.candidates.of("a", [1, 2, 3])
+    chunk = search.measured.candidates.of([(("a", kept),) for kept in (1, 2, 3)])
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append([scores for _, scores in search.scorer.scored([chunk], 0)])
+            found.append([scores for _, scores in search.measured.scorer.scored([chunk], 0)])
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -159,10 +159,10 @@ def test_a_store_knows_how_often_it_was_tried(tmp_path: Path) -> None:
         curve = search.run()["b"]
         assert [point.failed is None for point in curve.points] == [True, False, True]
         assert len(list(marks.iterdir())) == tried
-        search.ledger.close()  # type: ignore[attr-defined]
+        search.measured.ledger.close()  # type: ignore[attr-defined]
     search = searching(Whole(str(marks), 4, 3), store=tmp_path, retries=3)
     assert all(point.failed is None for point in search.run()["b"].points)
-    search.ledger.close()  # type: ignore[attr-defined]
+    search.measured.ledger.close()  # type: ignore[attr-defined]
 
 
 def test_a_broken_executor_of_the_users_is_said_to_be(tmp_path: Path) -> None:
@@ -215,4 +215,4 @@ def test_dask_and_a_killed_worker(here: str, tmp_path: Path) -> None:
         pid = next(iter(client.run(os.getpid).values()))
         threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
         assert text(search) == here
-        search.ledger.close()  # type: ignore[attr-defined]
+        search.measured.ledger.close()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Candidates: one group at one width, with the tensors of its repaired readers."""
+"""Candidates: a group at some width, or several, with the tensors of the repaired layers that read them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from workbench.select import Path
 from workbench.spill import Memory, Spill
 
 Place = tuple[str, int]  # a group and the units that it keeps
+Widths = tuple[Place, ...]  # of one group, or of several that shrink together
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """The tensors that make a group narrower, and the first operation that then computes something else."""
+    """The tensors that make groups narrower, and the first operation that then computes something else."""
 
-    group: str
-    kept: int
+    widths: Widths
     tensors: dict[str, Tensor]
     first: int
     cuts: tuple[Cut, ...]
@@ -53,30 +53,34 @@ def _fitted(graph: ChannelGraph, name: str) -> list[Layer]:
 
 
 def candidates(
-    graph: ChannelGraph, name: str, path: Path, statistics: Statistics, widths: Sequence[int], ridges: Ridges
+    graph: ChannelGraph, paths: Mapping[str, Path], several: Sequence[Widths], statistics: Statistics, ridges: Ridges
 ) -> list[Candidate]:
-    """One group at some widths, repaired from the statistics."""
-    keep = {kept: {name: path.kept(kept)} for kept in widths}
-    cuts = {kept: record_of(graph, keep[kept]).cuts for kept in widths}
-    read = {cut.tensor for some in cuts.values() for cut in some if cut.role == "in"}
-    tensors: dict[int, dict[str, Tensor]] = {}
-    for kept in widths:
-        zeroed = masked(graph.program.tensors, cuts[kept])
-        tensors[kept] = {tensor: zeroed[tensor] for tensor in read}
-    for layer in _fitted(graph, name):
+    """Groups at some widths, repaired from the statistics."""
+    keep = {widths: {name: paths[name].kept(kept) for name, kept in widths} for widths in several}
+    cuts = {widths: record_of(graph, kept).cuts for widths, kept in keep.items()}
+    tensors: dict[Widths, dict[str, Tensor]] = {}
+    readers: dict[str, Layer] = {}
+    for widths in several:
+        zeroed = masked(graph.program.tensors, cuts[widths])
+        tensors[widths] = {cut.tensor: zeroed[cut.tensor] for cut in cuts[widths] if cut.role == "in"}
+        readers |= {layer.name: layer for name, _ in widths for layer in _fitted(graph, name)}
+    for layer in readers.values():
         evidence = statistics.layers[layer.name]
-        for kept in widths:
-            columns = kept_columns(graph, layer, keep[kept])
-            repair = repair_layer(graph, layer, columns, evidence.of(columns), ridges[layer.name])
-            tensors[kept] |= repaired_tensors(layer, repair, graph.program.tensors)
-    return [_candidate(graph, name, kept, tensors[kept], cuts[kept]) for kept in widths]
+        made: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        for widths in several:
+            columns = tuple(kept_columns(graph, layer, keep[widths]))
+            if columns not in made:
+                repair = repair_layer(graph, layer, columns, evidence.of(columns), ridges[layer.name])
+                made[columns] = repaired_tensors(layer, repair, graph.program.tensors)
+            tensors[widths] |= made[columns]
+    return [_candidate(graph, widths, tensors[widths], cuts[widths]) for widths in several]
 
 
-def _candidate(graph: ChannelGraph, name: str, kept: int, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:
+def _candidate(graph: ChannelGraph, widths: Widths, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:
     stays = survivors(graph.provenance, cuts)
     changed = {place for place, tensor in graph.program.state.items() if tensor in tensors}
     first = first_change(graph.program, changed | altered_nodes(graph.program, stays))
-    return Candidate(name, kept, tensors, first, tuple(cuts), stays)
+    return Candidate(widths, tensors, first, tuple(cuts), stays)
 
 
 def first_change(program: Program, changed: set[str]) -> int:
@@ -95,16 +99,19 @@ class Candidates:
         statistics: Statistics, memory: int,
     ):  # fmt: skip
         self.graph, self.paths, self.widths, self.statistics, self.memory = graph, paths, widths, statistics, memory
-        self.made: dict[Place, Candidate] = {}  # without their tensors
+        self.made: dict[Widths, Candidate] = {}  # without their tensors
         self.tensors = Spill(Memory(memory))
-        self.ridges: dict[str, Ridges] = {}
+        self.ridges: dict[str, Ridges] = {}  # by group
 
-    def chunks(self, places: Sequence[Place], most: int) -> Iterator[list[Candidate]]:
+    def chunks(self, several: Sequence[Widths], most: int) -> Iterator[list[Candidate]]:
         """Candidates, at most so many at a time, and as fit into memory."""
+        by_groups: dict[tuple[str, ...], list[Widths]] = {}
+        for widths in several:
+            by_groups.setdefault(tuple(name for name, _ in widths), []).append(widths)
         chunk: list[Candidate] = []
         size = 0
-        for name in dict.fromkeys(name for name, _ in places):
-            for candidate in self.of(name, [kept for other, kept in places if other == name]):
+        for some in by_groups.values():
+            for candidate in self.of(some):
                 more = sum(tensor.nbytes for tensor in candidate.tensors.values())
                 if chunk and (size + more > self.memory or len(chunk) >= most):
                     yield chunk
@@ -114,13 +121,16 @@ class Candidates:
         if chunk:
             yield chunk
 
-    def of(self, name: str, widths: Sequence[int]) -> list[Candidate]:
-        """One group at some widths."""
-        new = [kept for kept in widths if (name, kept) not in self.made]
-        given = self.graph, name, self.paths[name], self.statistics
-        if new and name not in self.ridges:
-            self.ridges[name] = ridges_at(*given, self.widths[name][len(self.widths[name]) // 2])
-        for candidate in candidates(*given, new, self.ridges[name]) if new else ():
-            self.made[name, candidate.kept] = replace(candidate, tensors={})
-            self.tensors[f"{name}:{candidate.kept}"] = candidate.tensors
-        return [replace(self.made[name, kept], tensors=self.tensors[f"{name}:{kept}"]) for kept in widths]
+    def of(self, several: Sequence[Widths]) -> list[Candidate]:
+        """The same groups at some widths."""
+        new = [widths for widths in several if widths not in self.made]
+        ridges: dict[str, Sequence[float]] = {}
+        for name, _ in new[0] if new else ():
+            if name not in self.ridges:
+                middle = self.widths[name][len(self.widths[name]) // 2]
+                self.ridges[name] = ridges_at(self.graph, name, self.paths[name], self.statistics, middle)
+            ridges |= self.ridges[name]
+        for candidate in candidates(self.graph, self.paths, new, self.statistics, ridges):
+            self.made[candidate.widths] = replace(candidate, tensors={})
+            self.tensors[str(candidate.widths)] = candidate.tensors
+        return [replace(self.made[widths], tensors=self.tensors[str(widths)]) for widths in several]

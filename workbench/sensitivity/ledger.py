@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from workbench.sensitivity.candidate import Place
+from workbench.sensitivity.candidate import Widths
 from workbench.sensitivity.run import Scores
 
-Unit = tuple[Place, int]  # a candidate and a block of samples
+Unit = tuple[Widths, int]  # a candidate and a block of samples
 
 
 class Ledger:

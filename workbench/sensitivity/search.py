@@ -24,8 +24,9 @@ from workbench.select import Criterion, Elimination, GroupView, Path, followed
 from workbench.sensitivity.candidate import Candidates, Place
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.ledger import Ledger
+from workbench.sensitivity.measure import Measurements
 from workbench.sensitivity.predict import expected, with_predictions
-from workbench.sensitivity.run import Scores, one_thread
+from workbench.sensitivity.run import one_thread
 from workbench.sensitivity.sample import Sample
 from workbench.sensitivity.store import Store
 from workbench.sensitivity.workers import Here, Scorer, Workers
@@ -96,12 +97,11 @@ class Search:
         with one_thread():
             self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
             self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
-        self.scores: dict[Place, list[Scores]] = {}  # a block after another
-        self.candidates = Candidates(graph, self.paths, self.widths, statistics, memory)
-        self.ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed))
-        self.retries = retries
+        ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed))
         judge = self.sample or cast(Callable[[nn.Module], Any], evaluate)
-        self.scorer: Scorer = Here(graph, judge, memory) if workers is None else Workers(graph, judge, workers, store)
+        scorer: Scorer = Here(graph, judge, memory) if workers is None else Workers(graph, judge, workers, store)
+        candidates = Candidates(graph, self.paths, self.widths, statistics, memory)
+        self.measured = Measurements(candidates, scorer, ledger, self.sample, self.dense, retries, progress)
 
     def _path(self, name: str, criterion: Criterion) -> Path:
         view = GroupView.of(self.graph, name, self.statistics)
@@ -123,7 +123,7 @@ class Search:
         try:
             return self._run(mode, plans)
         except KeyboardInterrupt as stop:
-            stop.add_note(f"The search was stopped: {self.ledger.told()}.")
+            stop.add_note(f"The search was stopped: {self.measured.ledger.told()}.")
             raise
 
     def _run(self, mode: str, plans: Planner) -> SensitivityCurves:
@@ -131,7 +131,7 @@ class Search:
             return self.curves()
         everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
         first = everywhere if mode == "measured" else self._anchors(everywhere)
-        self.measure([place for place in first if place not in self.scores])
+        self.measure([place for place in first if not self.measured.seen((place,))])
         for _ in range(ROUNDS):
             curves = self.curves()
             found = plans(curves)
@@ -141,6 +141,10 @@ class Search:
                 break
             self.measure(still_open)
         return self.curves()
+
+    def measure(self, places: Sequence[Place]) -> None:
+        """One more block of samples for some points."""
+        self.measured.add([(place,) for place in places])
 
     def _anchors(self, places: Sequence[Place]) -> list[Place]:
         """Some places whose losses are large enough to be measured by few samples: they give predictions their unit."""
@@ -164,9 +168,8 @@ class Search:
     ) -> list[Place]:
         """Those of some places that were never measured, or are not settled and have samples left."""
         limit = min((plan.degradation / math.sqrt(max(1, len(plan.cut))) for plan in plans), default=0.0)
-        blocks = self.sample.blocks if self.sample else 1
         points = {(curve.group, point.kept): point for curve in curves for point in curve.points}
-        waiting = [place for place in places if len(self.scores.get(place, ())) < blocks]
+        waiting = [place for place in places if self.measured.seen((place,)) < self.measured.blocks]
         found = [place for place in waiting if _is_open(points[place], PRECISION[mode], limit)]
         return [place for place in found if mode == "measured" or not self._in_vain(points[place])]
 
@@ -175,23 +178,6 @@ class Search:
         if point.deviation is None or point.predicted is None:
             return False
         return point.deviation * math.sqrt(point.samples / len(self.dense)) > TRUST * point.predicted
-
-    def measure(self, places: Sequence[Place]) -> None:
-        """One more block of samples for some places."""
-        by_block: dict[int, list[Place]] = {}
-        for place in places:
-            by_block.setdefault(len(self.scores.get(place, ())), []).append(place)
-        with tqdm(total=len(places), desc="sensitivity", disable=not self.progress, unit="point", leave=False) as bar:
-            for block, some in sorted(by_block.items()):
-                bar.update(sum(self.ledger.settled((place, block), self.retries) for place in some))
-                while left := [place for place in some if not self.ledger.settled((place, block), self.retries)]:
-                    chunks = self.candidates.chunks(left, self.scorer.size(len(left)))
-                    for candidate, found in self.scorer.scored(chunks, block):
-                        unit = (candidate.group, candidate.kept), block
-                        self.ledger.add(unit, found)
-                        bar.update(self.ledger.settled(unit, self.retries))
-                for place in some:
-                    self.scores.setdefault(place, []).append(self.ledger.found[place, block])
 
     def _belongs(self, criterion: Criterion, seed: int) -> dict[str, str]:
         """What scores depend on, for the store."""
@@ -205,37 +191,24 @@ class Search:
 
     def curves(self) -> SensitivityCurves:
         """All that is known now: what was measured, and what it lets expect elsewhere."""
-        dense = {place: self._dense(len(blocks)) for place, blocks in self.scores.items()}
-        differences = {place: _differences(dense[place], blocks) for place, blocks in self.scores.items()}
+        dense = {widths: self.measured.dense_of(widths) for widths in self.measured.scores}
+        differences = {widths: self.measured.differences(widths) for widths in self.measured.scores}
         nonzero = [np.abs(d[d != 0]) for d in differences.values() if isinstance(d, np.ndarray)]
         resolution = min((float(found.min()) for found in nonzero if found.size), default=0.0)
-        looks = self.sample.blocks if self.sample else 1
         curves = []
         for name, widths in self.widths.items():
             units = len(self.paths[name].order)
-            points = [
-                Point.of(kept, units, dense.get((name, kept)), differences.get((name, kept)), looks, resolution)
-                for kept in widths
-            ]
+            points = []
+            for kept in widths:
+                alone = ((name, kept),)
+                found = dense.get(alone), differences.get(alone), self.measured.blocks, resolution
+                points.append(Point.of(kept, units, *found))
             curves.append(Curve(name, units, tuple(points), self.paths[name], self.expected[name]))
         fingerprint = fingerprint_of(self.evaluate, self.dense)
         metric, baseline = name_of(self.evaluate), float(self.dense.mean())
         why = self.statistics.no_fisher
         note = f"predicted from the output error alone, without the Fisher information ({why})" if why else ""
         return SensitivityCurves(metric, baseline, len(self.dense), fingerprint, with_predictions(curves), note)
-
-    def _dense(self, blocks: int) -> np.ndarray:
-        if self.sample is None:
-            return self.dense
-        return np.concatenate([self.sample.dense_of(block) for block in range(blocks)])
-
-
-def _differences(dense: np.ndarray, blocks: Sequence[Scores]) -> np.ndarray | str:
-    """How much lower each sample scores than with the original, or why that is not known."""
-    failed = [found for found in blocks if isinstance(found, str)]
-    if failed:
-        return failed[0]
-    return dense - np.concatenate(blocks)
 
 
 def _is_open(point: Point, precision: float, limit: float) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from workbench.sensitivity.ledger import Ledger, Unit
 from workbench.sensitivity.run import Scores
 
-FORMAT = 1
+FORMAT = 2
 NAME = "search.jsonl"
 
 
@@ -57,7 +57,7 @@ class Store(Ledger):
             raise self._error(error) from error
         for unit in lines[1:]:
             scores = unit["failed"] if "failed" in unit else np.array(unit["scores"], float)
-            super().add(((unit["group"], unit["kept"]), unit["block"]), scores)
+            super().add((tuple(unit["kept"].items()), unit["block"]), scores)
 
     def _whole_lines(self) -> list[bytes]:
         """All lines; what a crash has left of one more is cut off."""
@@ -74,8 +74,8 @@ class Store(Ledger):
 
     def add(self, unit: Unit, scores: Scores) -> None:
         """Keep what was finished; on the disk when this returns."""
-        (group, kept), block = unit
-        line: dict[str, Any] = {"group": group, "kept": kept, "block": block}
+        widths, block = unit
+        line: dict[str, Any] = {"kept": dict(widths), "block": block}
         line |= {"failed": scores} if isinstance(scores, str) else {"scores": scores.tolist()}
         try:
             self._write(line)
@@ -114,7 +114,7 @@ def _read(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         unit = json.loads(line)
         if number > 1:
-            unit["group"], unit["kept"], unit["block"], unit.get("failed") or unit["scores"]
+            unit["kept"].items(), unit["block"], unit.get("failed") or unit["scores"]
         return dict(unit)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -68,11 +68,11 @@ def write(folder: Path, graph: ChannelGraph, judge: Judge) -> None:
 
 def write_candidate(folder: Path, candidate: Candidate) -> str:
     """Its tensors and cuts; the name under which a task asks for it."""
-    name = hashlib.sha256(f"{candidate.group} {candidate.kept}".encode()).hexdigest()[:16] + ".safetensors"
+    name = hashlib.sha256(str(candidate.widths).encode()).hexdigest()[:16] + ".safetensors"
     place = folder / name
     if not place.exists():
-        facts = {"group": candidate.group, "kept": candidate.kept, "first": candidate.first,
-                 "cuts": [asdict(cut) for cut in candidate.cuts]}  # fmt: skip
+        cuts = [asdict(cut) for cut in candidate.cuts]
+        facts = {"widths": candidate.widths, "first": candidate.first, "cuts": cuts}
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in candidate.tensors.items()}
         beside = place.with_suffix(".part")
         save_file(tensors, beside, {"candidate": json.dumps(facts)})
@@ -123,4 +123,4 @@ def _candidate(path: Path, loaded: Loaded) -> Candidate:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     cuts = tuple(Cut(**{**cut, "kept": tuple(cut["kept"])}) for cut in facts["cuts"])
     stays = survivors(loaded.provenance, cuts)
-    return Candidate(facts["group"], facts["kept"], tensors, facts["first"], cuts, stays)
+    return Candidate(tuple(map(tuple, facts["widths"])), tensors, facts["first"], cuts, stays)
