@@ -30,6 +30,7 @@ class Plan:
 
     ``degradation`` is the sum of the curves' losses at these widths; ``gap`` says how far from the best plan this one
     can be at most (0: it is the best), None where the solver proves nothing. ``model`` is the model's fingerprint.
+    ``lost`` is what the repaired model that it makes really lost of the search's score, where that was looked at.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -38,11 +39,13 @@ class Plan:
     degradation: float
     gap: float | None
     model: str
+    lost: float | None = None
     format: int = FORMAT
 
     def __repr__(self) -> str:
         cut = sum(len(units) < self.units[name] for name, units in self.kept.items())
-        return f"Plan({self.budget}: {cut} of {len(self.kept)} groups cut, predicted loss {self.degradation:.4g})"
+        real = "" if self.lost is None else f", real loss {self.lost:.4g}"
+        return f"Plan({self.budget}: {cut} of {len(self.kept)} groups cut, predicted loss {self.degradation:.4g}{real})"
 
     @property
     def cut(self) -> dict[str, tuple[int, ...]]:

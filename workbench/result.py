@@ -90,6 +90,7 @@ class Result:
     model: nn.Module = field(repr=False)
     plan: Plan
     score: Score
+    searched: Score | None  # by the search's own score, on its samples
     cost: Cost
     dense_cost: Cost
     verification: Verification
@@ -139,6 +140,7 @@ class Result:
             "cost": {"before": self.dense_cost.to_dict(), "after": self.cost.to_dict(), "ratio": self.ratio,
                      "not_counted": list(self.dense_cost.not_counted)},
             "predicted_degradation": self.plan.degradation,
+            "searched": self.searched.to_dict() if self.searched else None,
             "curves": curves,
             "layers": self.layers(),
             "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
@@ -197,12 +199,16 @@ class Result:
 
 def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
-    curves: SensitivityCurves | None,
+    curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None = None,
 ) -> Result:  # fmt: skip
-    """Verify, count and score what ``apply`` made."""
+    """Verify, count and score what ``apply`` made; with ``evaluate`` also by the score that the plan was made by."""
     small = applied.model
+    score = Score.of(name_of(test), *paired_scores(test, graph.model, small))
+    searched = score if evaluate is test else None
+    if evaluate is not None and evaluate is not test:
+        searched = Score.of(name_of(evaluate), *paired_scores(evaluate, graph.model, small))
     return Result(
-        small, plan, Score.of(name_of(test), *paired_scores(test, graph.model, small)), count(small, graph.sample(2)),
+        small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
         source,
     )  # fmt: skip
@@ -212,15 +218,19 @@ def paired_scores(
     test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module
 ) -> tuple[np.ndarray, np.ndarray]:
     """The scores of both models on the same samples."""
+    return scores_of(test, dense, dense), scores_of(test, dense, small)
+
+
+def scores_of(test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module) -> np.ndarray:
+    """The scores of a model, of which some compare it with the original."""
     if not isinstance(test, Fidelity):
-        return whole_score(test, dense), whole_score(test, small)
-    before, after = [], []
+        return whole_score(test, small)
+    scores = []
     with evaluating(dense), evaluating(small), torch.no_grad():
         for batch in test.batches:
-            output = test.inputs_of(batch)(dense)
-            before.append(test.batch_scores(output, output, batch))
-            after.append(test.batch_scores(test.inputs_of(batch)(small), output, batch))
-    return np.concatenate(before), np.concatenate(after)
+            inputs = test.inputs_of(batch)
+            scores.append(test.batch_scores(inputs(small), inputs(dense), batch))
+    return np.concatenate(scores)
 
 
 def _layer(layer: Layer, weight: torch.Size, stays: Survivors, result: Result) -> dict[str, Any]:

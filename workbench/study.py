@@ -18,9 +18,10 @@ from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.graph.trace import ChannelGraph, trace
+from workbench.interaction import replan
 from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
-from workbench.result import Result, Source, compare
+from workbench.result import Result, Source, compare, scores_of
 from workbench.select import Criterion, Elimination, needs_of
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss
@@ -152,18 +153,58 @@ class Study:
         with self._timed("allocate"):
             return make_plan(self.graph, curves, budget, solver)
 
+    def refine(self, plan: Plan | Budget, evaluations: int = 100, solver: Solver | None = None) -> Plan:
+        """A plan under the same budget that loses less in earnest, or the same plan where none was found.
+
+        The curves know what each group loses alone. Here the groups of a plan are measured together, each moved a step
+        to either side; the curves are scaled by what that shows and the widths chosen anew, as long as the repaired
+        model that comes out loses less. ``plan.degradation`` is what the curves predict, ``plan.lost`` what was seen.
+
+        Parameters
+        ----------
+        plan : to begin with; of a budget, the one that ``allocate`` finds
+        evaluations : how many models may be scored in all
+        solver : as for ``allocate``
+
+        Raises
+        ------
+        ValueError
+            Not even the plan can be scored with so many evaluations.
+        """
+        if evaluations < 1:
+            raise ValueError(f"evaluations={evaluations} must be at least 1, to see what the plan itself loses")
+        plan = self._plan(plan, solver)
+        search = self.search
+        with self._timed("refine"):
+            return replan(search, plan, self._lost, evaluations=evaluations, solver=solver)
+
+    def _lost(self, plan: Plan) -> float:
+        """How much lower the repaired model of a plan scores than the original, on the search's samples."""
+        small = apply(self.graph, plan, self.calibration, seed=self.seed).model
+        return float(self.search.dense.mean() - scores_of(self.evaluate, self.model, small).mean())
+
+    def _plan(self, plan: Plan | Budget, solver: Solver | None = None) -> Plan:
+        if isinstance(plan, Budget):
+            plan = self.allocate(plan, solver)
+        if not isinstance(plan, Plan):
+            raise TypeError(f"give a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
+        if plan.model != self.graph.fingerprint:
+            raise ValueError(
+                f"the plan was made for the model {plan.model}, this one is {self.graph.fingerprint}; make a plan for "
+                "this model"
+            )
+        return plan
+
     def compress(self, plan: Plan | Budget) -> Result:
         """The smaller model of a plan (or of the best plan under a budget), repaired, verified and scored."""
-        if isinstance(plan, Budget):
-            plan = self.allocate(plan)
-        if not isinstance(plan, Plan):
-            raise TypeError(f"compress takes a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
+        plan = self._plan(plan)
         with self._timed("apply"):
             applied = apply(
                 self.graph, plan, self.calibration, refinement=self.refinement, seed=self.seed, progress=self.progress
             )
         with self._timed("verify"):
-            return compare(self.graph, plan, applied, self.test, self._source(), self._curves)
+            evaluate = self.evaluate if self._curves else None  # a plan from elsewhere was made by another score
+            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate)
 
     def _source(self) -> Source:
         curves = self._curves

@@ -59,6 +59,12 @@ class Measurements:
                 for widths in some:
                     self.scores.setdefault(widths, []).append(self.ledger.found[widths, block])
 
+    def add_until(self, several: Sequence[Widths], samples: int) -> None:
+        """Blocks for some candidates until each was scored on so many samples, or on all."""
+        sizes = np.cumsum([len(self.sample.dense_of(block)) for block in range(self.blocks)]) if self.sample else [1]
+        for block in range(1 + int(np.searchsorted(sizes[:-1], samples))):
+            self.add([widths for widths in several if self.seen(widths) == block])
+
     def dense_of(self, widths: Widths) -> np.ndarray:
         """The original's scores of the samples that a candidate was scored on."""
         if self.sample is None:

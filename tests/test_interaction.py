@@ -1,0 +1,101 @@
+"""Groups that stand in for each other: what each can lose alone says nothing of what both can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workbench import Budget, Evaluation, Plan, Study
+from workbench.interaction import SAMPLES
+
+UNITS = 12
+
+
+class Twins(nn.Module):
+    """The branches a and b make the same features; c makes others, which matter a little less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, UNITS) for _ in range(3))
+        self.head_a, self.head_b, self.head_c = (nn.Linear(UNITS, 5) for _ in range(3))
+        self.b.load_state_dict(self.a.state_dict())
+        self.mix = nn.Linear(3 * UNITS, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = (layer(x).relu() for layer in (self.a, self.b, self.c))
+        return self.mix(torch.cat([a, b, 0.5 * c], 1))
+
+
+def fall(output: Tensor, batch: Any) -> Tensor:
+    return -(output - batch[1]).square().sum(1)
+
+
+def study(**options: Any) -> Study:
+    torch.manual_seed(0)
+    model, x = Twins(), torch.randn(1024, 8)
+    with torch.no_grad():
+        evaluate = Evaluation(list(zip(x.split(256), model(x).split(256), strict=True)), fall)
+    return Study(model, x[:1], calibration=list(x.split(256)), evaluate=evaluate, refinement=None, **options)
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[Study, Plan, Plan]:
+    some = study()
+    plan = some.allocate(Budget(macs=0.5), mode="measured")
+    return some, plan, some.refine(plan)
+
+
+def test_the_curves_alone_take_both_twins(known: tuple[Study, Plan, Plan]) -> None:
+    some, plan, _ = known
+    assert len(plan.kept["a"]) + len(plan.kept["b"]) < UNITS
+    assert some.refine(plan, evaluations=1).lost > 5 * plan.degradation  # type: ignore[operator]  # it was looked at
+
+
+def test_refined_it_loses_less_under_the_same_budget(known: tuple[Study, Plan, Plan]) -> None:
+    some, plan, refined = known
+    before = some.refine(plan, evaluations=1)
+    assert before.kept == plan.kept
+    assert refined.lost < 0.7 * before.lost  # type: ignore[operator]
+    result = some.compress(refined)
+    assert result.target_met
+    assert result.searched is not None
+    assert result.searched.before - result.searched.after == pytest.approx(refined.lost, rel=1e-4)
+    assert "real loss" in repr(refined)
+
+
+def test_it_stays_within_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed in (1, 3, 5, 9, 40):
+        some = study()
+        plan = some.allocate(Budget(macs=0.5))
+        real: list[Plan] = []
+        measured = some.search.measured
+        moves: set[Any] = set()
+        lost, add = some._lost, measured.add
+        monkeypatch.setattr(some, "_lost", lambda plan, real=real, lost=lost: real.append(plan) or lost(plan))
+        monkeypatch.setattr(measured, "add", lambda several, moves=moves, add=add: moves.update(several) or add(several))
+        some.refine(plan, allowed)
+        assert 1 <= len(real) + len(moves) <= allowed
+        if moves:
+            assert {measured.seen(widths) for widths in moves} == {3}
+            assert len(measured.dense_of(next(iter(moves)))) == SAMPLES
+
+
+def test_what_it_measured_is_in_the_store(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = study(store=tmp_path)
+    plan = first.refine(Budget(macs=0.5))
+    first.search.measured.ledger.close()  # type: ignore[attr-defined]  # a store
+    again = study(store=tmp_path)
+    monkeypatch.setattr(again.search.measured.scorer, "scored", lambda chunks, block: pytest.fail("scored again"))
+    assert again.refine(Budget(macs=0.5)) == plan
+    again.search.measured.ledger.close()  # type: ignore[attr-defined]
+
+
+def test_what_cannot_be_refined(known: tuple[Study, Plan, Plan]) -> None:
+    some, plan, _ = known
+    with pytest.raises(ValueError, match="evaluations=0 must be at least 1"):
+        some.refine(plan, 0)
+    with pytest.raises(TypeError, match="give a Plan or a Budget, not float"):
+        some.refine(0.5)  # type: ignore[arg-type]
