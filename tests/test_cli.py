@@ -27,7 +27,8 @@ GOLDEN = Path(__file__).parent / "golden" / "cli"
 COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
-    "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "target_met", "verified", "report",
+    "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "predicted_loss", "real_loss", "target_met",
+    "verified", "report",
 }  # fmt: skip
 
 Capture = pytest.CaptureFixture[str]
@@ -95,7 +96,8 @@ def test_compress_prints_a_table_and_the_path_of_the_report(small_zoo: None, tmp
     out, err = capsys.readouterr()
     assert err == "workbench: vgg under Budget(macs=0.5, multiple=1)\n"
     *table, verdict, report = out.splitlines()
-    assert [line.split()[0] for line in table] == ["vgg", "MACs", "parameters", "test"]
+    assert [line.split()[0] for line in table] == ["vgg", "MACs", "parameters", "test", "loss"]
+    assert re.fullmatch(r"loss of log-likelihood -?\d.\d{4}, predicted \d.\d{4}", table[-1])
     assert verdict.startswith("target met, Verification(ok")
     assert Path(report).read_text().startswith("<!doctype html>")
     assert {path.name for path in tmp_path.iterdir()} == FILES
@@ -109,6 +111,8 @@ def test_json_stands_alone_on_stdout_and_bars_on_stderr(small_zoo: None, tmp_pat
     stored = json.loads((tmp_path / "result.json").read_text())
     assert summary["macs_ratio"] == stored["cost"]["ratio"]["macs"] <= 0.5
     assert (summary["score_before"], summary["score_after"]) == (stored["score"]["before"], stored["score"]["after"])
+    assert summary["predicted_loss"] == stored["predicted_degradation"]
+    assert summary["real_loss"] == pytest.approx(-stored["searched"]["difference"])
     for bar in ("calibrate", "select", "sensitivity"):
         assert bar in err
 

@@ -75,7 +75,9 @@ def test_it_stays_within_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> Non
         moves: set[Any] = set()
         lost, add = some._lost, measured.add
         monkeypatch.setattr(some, "_lost", lambda plan, real=real, lost=lost: real.append(plan) or lost(plan))
-        monkeypatch.setattr(measured, "add", lambda several, moves=moves, add=add: moves.update(several) or add(several))
+        monkeypatch.setattr(
+            measured, "add", lambda several, moves=moves, add=add: moves.update(several) or add(several)
+        )
         some.refine(plan, allowed)
         assert 1 <= len(real) + len(moves) <= allowed
         if moves:

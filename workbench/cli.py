@@ -99,7 +99,11 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
     command.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
-def _add_refinement_option(command: argparse.ArgumentParser) -> None:
+def _add_plan_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--evaluations", type=int, default=0, metavar="N",
+        help="models that may be scored to find a plan whose groups lose less together; 0: none (default 0)",
+    )  # fmt: skip
     command.add_argument(
         "--refinement", type=int, default=300, metavar="STEPS",
         help="steps in which all layers are refined together after the repair; 0: none (default 300)",
@@ -111,7 +115,7 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(NAMES)} (default vgg)")
     command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
     command.set_defaults(budget="macs=0.5")
-    _add_refinement_option(command)
+    _add_plan_options(command)
     _add_search_options(command, mode="measured")
 
 
@@ -129,7 +133,7 @@ def _add_compress(commands: Any) -> None:
         "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
     )
     command.add_argument("--out", type=Path, required=True, help=OUT)
-    _add_refinement_option(command)
+    _add_plan_options(command)
     _add_search_options(command)
 
 
@@ -162,7 +166,8 @@ def compress(given: argparse.Namespace) -> int:
     study = _study(given, refinement=Refinement(given.refinement) if given.refinement else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
-    result = study.compress(study.allocate(budget, mode=given.mode))
+    plan = study.allocate(budget, mode=given.mode)
+    result = study.compress(study.refine(plan, given.evaluations) if given.evaluations else plan)
     result.save(given.out)
     _print_result(result, given)
     return DONE if result.target_met and result.verification.ok else FAILED
@@ -256,7 +261,8 @@ def _print_result(result: Result, given: argparse.Namespace) -> None:
         summary = {
             "model": given.model, "macs_ratio": result.ratio["macs"], "params_ratio": result.ratio["params"],
             "score": result.score.name, "score_before": result.score.before, "score_after": result.score.after,
-            "target_met": result.target_met, "verified": result.verification.ok, "report": report,
+            "predicted_loss": result.plan.degradation, "real_loss": result.lost, "target_met": result.target_met,
+            "verified": result.verification.ok, "report": report,
         }  # fmt: skip
         print(json.dumps(summary))
         return
@@ -269,6 +275,9 @@ def _print_result(result: Result, given: argparse.Namespace) -> None:
     ]
     for row in rows:
         print(f"{row[0]:<14} {row[1]:>12} {row[2]:>12} {row[3]:>6}".rstrip())
+    if (searched := result.searched) is not None:
+        lost = searched.before - searched.after
+        print(f"loss of {searched.name} {lost:.4f}, predicted {result.plan.degradation:.4f}")
     print(f"{'target met' if result.target_met else 'TARGET MISSED'}, {result.verification!r}")
     print(report)
 

@@ -116,6 +116,11 @@ class Result:
         return {name: after[name] / before[name] for name in ("macs", "params", "activation_bytes") if before[name]}
 
     @property
+    def lost(self) -> float | None:
+        """How much the search's score fell, of which ``plan.degradation`` is the prediction; None without a search."""
+        return self.searched.before - self.searched.after if self.searched else None
+
+    @property
     def target_met(self) -> bool:
         """Whether the model that came out holds every budget."""
         before, after = self.dense_cost.to_dict(), self.cost.to_dict()

@@ -20,6 +20,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
         "met": result["target_met"],
         "headline": _headline(result),
         "score": _score(result["score"]),
+        "expected": _expected(result),
         "costs": [_cost(key, costs) for key in costs["ratio"]],
     }
 
@@ -49,6 +50,19 @@ def _score(score: Mapping[str, Any]) -> dict[str, Any]:
         "samples": units.count(score["samples"]),
         "data": score.get("data"),
     }
+
+
+def _expected(result: Mapping[str, Any]) -> str:
+    """What the curves predicted, and what came of it, by the search's own score."""
+    searched = result.get("searched")
+    if searched is None:
+        return ""
+    predicted, lost, interval = result["predicted_degradation"], -searched["difference"], searched["interval"]
+    within = f" (95 % interval {units.score(-interval[1])} to {units.score(-interval[0])})" if interval else ""
+    return (
+        f"The curves predicted a loss of {units.score(predicted)} in {searched['name']}; it is "
+        f"{units.score(lost)}{within}."
+    )
 
 
 def _meaning(interval: tuple[float, float] | None) -> str:
