@@ -6,11 +6,13 @@ import copy
 import logging
 import random
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +92,13 @@ class Aimet:
 
     def smaller(self, target: float, method: str) -> nn.Module:
         """One run of its compressor; the first layer is left out of channel pruning, as it asks for."""
+        return self.timed(target, method)[0]
+
+    def timed(self, target: float, method: str) -> tuple[nn.Module, float]:
+        """The same, with the process time at which its search had found the ratios."""
         from decimal import Decimal
 
+        from aimet_torch.common.comp_ratio_select import GreedyCompRatioSelectAlgo
         from aimet_torch.common.defs import CompressionScheme, CostMetric, GreedySelectionParameters
         from aimet_torch.compress import ModelCompressor
         from aimet_torch.defs import ChannelPruningParameters, SpatialSvdParameters
@@ -108,13 +115,21 @@ class Aimet:
         else:
             scheme, kind = CompressionScheme.spatial_svd, SpatialSvdParameters
             parameters = kind(kind.Mode.auto, kind.AutoModeParams(greedy))
-        with _aside():
+        found: list[float] = []
+        select = GreedyCompRatioSelectAlgo.select_per_layer_comp_ratios
+
+        def selected(algorithm: Any) -> Any:
+            ratios = select(algorithm)
+            found.append(time.process_time())
+            return ratios
+
+        with _aside(), mock.patch.object(GreedyCompRatioSelectAlgo, select.__name__, selected):
             small: nn.Module = ModelCompressor.compress_model(
                 self.model, eval_callback=lambda model, *_, **__: self.score(model.eval()), eval_iterations=None,
                 input_shape=(1, *self.batches[0][0].shape[1:]), compress_scheme=scheme, cost_metric=CostMetric.mac,
                 parameters=parameters,
             )[0]  # fmt: skip
-        return small
+        return small, found[0]
 
     def _loader(self) -> DataLoader[Any]:
         inputs, labels = (torch.cat(parts) for parts in zip(*self.batches, strict=True))

@@ -27,8 +27,8 @@ GOLDEN = Path(__file__).parent / "golden" / "cli"
 COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
-    "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "predicted_loss", "real_loss", "target_met",
-    "verified", "report",
+    "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "predicted_loss", "real_loss",
+    "target_met", "verified", "report",
 }  # fmt: skip
 
 Capture = pytest.CaptureFixture[str]

@@ -38,19 +38,21 @@ def study(name: str, **options: Any) -> Study:
 
 def search_score() -> Evaluation:
     """The log-likelihood of the right class on the images that a search may look at: finer than hits and misses."""
-    return Evaluation(_batches("search", 256), _log_likelihood, name="log-likelihood")
+    return Evaluation(_batches("search", 256), log_likelihood, name="log-likelihood")
 
 
 def test_score() -> Evaluation:
     """Hits on the 10,000 images that report and never choose."""
-    return Evaluation(_batches("test", 500), _hits, name="test accuracy")
+    return Evaluation(_batches("test", 500), hits, name="test accuracy")
 
 
-def _log_likelihood(output: Tensor, batch: Any) -> Tensor:
+def log_likelihood(output: Tensor, batch: Any) -> Tensor:
+    """Of the right class, ``[N]`` in nats."""
     return -F.cross_entropy(output, batch[1], reduction="none")
 
 
-def _hits(output: Tensor, batch: Any) -> Tensor:
+def hits(output: Tensor, batch: Any) -> Tensor:
+    """Whether the likeliest class is the right one, ``[N]``."""
     return output.argmax(1).eq(batch[1])
 
 
