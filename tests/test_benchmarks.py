@@ -96,16 +96,46 @@ def test_recalibration_makes_a_norm_count_what_it_sees(small_zoo: None) -> None:
         peers.recalibrated(torch.nn.Linear(2, 2), [])
 
 
-def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
-    load("search").main(["--candidates", "5"])
-    found = json.loads(capsys.readouterr().out)
-    plain = found["plain"]["cpu_seconds"]
-    assert found["plain"]["candidates_run"] == 5
-    for mode, ours in found["ours"].items():
-        assert found["ratio"][mode] == pytest.approx(plain / ours["cpu_seconds"], rel=0.1)
-    scores = [found["ours"][mode]["scores"] for mode in ("predicted", "auto", "measured")]
-    assert scores[0] == 0 < scores[1] < scores[2]
-    assert found["plain_within_interval"] >= 0.8  # both fit the same channels to the same layers
+def test_search(small_zoo: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    search = load("search")
+    monkeypatch.setattr(search, "_beside_aimet", lambda name, samples, seed, ours: {"failed": "it is not here"})
+    monkeypatch.setattr(search, "version", lambda package: "0")
+    search.main(["--samples", "256", "512", "--candidates", "5", "--peer", "aimet"])
+    document = json.loads(capsys.readouterr().out)
+    assert [row["samples"] for row in document["rows"]] == [256, 512]
+    for row in document["rows"]:
+        assert row["plain"]["candidates_run"] == 5
+        for mode, ours in row["ours"].items():
+            assert row["ratio"][mode] == pytest.approx(row["plain"]["cpu_seconds"] / ours["cpu_seconds"], rel=0.1)
+        evaluations = [row["ours"][mode]["evaluations"] for mode in search.MODES]
+        assert evaluations[0] == 0 < evaluations[1] < evaluations[2] <= row["candidates"]
+        assert row["plain_within_interval"] >= 0.8  # both fit the same channels to the same layers
+        assert row["apply_cpu_seconds"] > 0
+        assert row["aimet"] == {"failed": "it is not here"}
+    assert document["exponents"] == {}
+
+
+def test_exponents_are_those_of_power_laws() -> None:
+    rows = [
+        {"candidates": n, "ours": {"auto": {"evaluations": 3 * n**0.5, "cpu_seconds": 2.0 * n}},
+         "plain": {"cpu_seconds": 5 * n**2}}
+        for n in (100, 150, 300)
+    ]  # fmt: skip
+    assert list(load("search")._exponents(rows).values()) == [0.5, 1.0, 2.0]
+
+
+def test_a_network_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = load("networks")
+    monkeypatch.setattr(networks, "KEPT", tmp_path)
+    monkeypatch.setattr(networks, "IMAGES", 256)
+    images, labels = torch.rand(256, 1, 28, 28), torch.arange(256) % 10
+    monkeypatch.setattr(wb.data, "fashion_mnist", lambda split: (images, labels))
+    first = networks.load("resnet20m")
+    monkeypatch.setattr(networks, "_train_", lambda model: pytest.fail("trained again"))
+    again = networks.load("resnet20m")
+    assert torch.equal(first(images[:2]), again(images[:2]))
+    graph = wb.trace(first, images[:1])
+    assert len(graph.exact) == 12 == len(wb.trace(wb.zoo.load("resnet20"), images[:1]).exact)
 
 
 def test_ranking(small_zoo: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,22 @@ def test_fidelity_is_minus_the_divergence() -> None:
     np.testing.assert_allclose(sequence, scores)
 
 
+def test_fidelity_of_other_kinds() -> None:
+    dense = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    small = torch.tensor([[4.0, 3.0], [2.0, 0.0]])
+    top = Fidelity([], kind="top1")
+    assert top.batch_scores(small, dense, None).tolist() == [0, 1]
+    assert top.batch_scores(torch.stack([small, dense], 1), torch.stack([dense, dense], 1), None).tolist() == [0.5, 1]
+    assert top.name == "top-1 agreement with the original"
+    error = Fidelity([], kind="error")
+    np.testing.assert_allclose(error.batch_scores(small, dense, None), [-(2**0.5) / 5, -1])
+    np.testing.assert_allclose(error.batch_scores(small[:, 0], dense[:, 0], None), [-1 / 3, -1])
+    with pytest.raises(ValueError, match="one number a sample, of which there is no kl; give evaluate=Fidelity"):
+        Fidelity([]).batch_scores(small[:, 0], dense[:, 0], None)
+    with pytest.raises(ValueError, match="no fidelity of the kind 'mse'; choose from kl, top1, error"):
+        Fidelity([], kind="mse")
+
+
 @pytest.mark.parametrize(
     ("evaluate", "words"),
     [

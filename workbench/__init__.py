@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.cost.count import Cost
     from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
-    from workbench.evaluation import Evaluation
+    from workbench.evaluation import Evaluation, Fidelity
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
     from workbench.plan import Plan
@@ -36,7 +36,7 @@ _HOMES = {
     "workbench.cost.count": ("Cost",),
     "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
-    "workbench.evaluation": ("Evaluation",),
+    "workbench.evaluation": ("Evaluation", "Fidelity"),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
     "workbench.plan": ("Plan",),
@@ -49,8 +49,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Frozen", "Layer", "Member", "Plan",
-    "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable",
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "Layer", "Member",
+    "Plan", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable",
     "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
 ]  # fmt: skip
 

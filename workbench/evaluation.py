@@ -74,18 +74,63 @@ def _compared(output: Any, batch: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fidelity(Evaluation):
-    """Label-free: minus the Kullback-Leibler divergence of the output's softmax from the original model's."""
+    """Label-free: how near each sample's output is to the original model's.
+
+    Parameters
+    ----------
+    kind : ``"kl"``, minus the Kullback-Leibler divergence of the softmax over the last dimension; ``"top1"``, whether
+        the largest entry is the same (of several places in a sample, the share of them); ``"error"``, minus the norm
+        of the difference over that of the original's output
+
+    Raises
+    ------
+    ValueError
+        There is no such kind.
+    """
 
     score: Callable[[Any, Any], Any] = _compared
-    name: str = "negative KL to the original"
+    name: str = ""
+    kind: str = "kl"
     compares: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise ValueError(f"there is no fidelity of the kind {self.kind!r}; choose from {', '.join(KINDS)}")
+        object.__setattr__(self, "name", self.name or KINDS[self.kind][0])
 
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         if dense_output is None:
             return _vector(self.score(output, batch))
-        small, dense = (_logits(value).double().cpu().log_softmax(-1) for value in (output, dense_output))
-        divergence = (dense.exp() * (dense - small)).sum(-1)
-        return -divergence.flatten(1).mean(1).numpy() if divergence.ndim > 1 else -divergence.numpy()
+        small, dense = (_logits(value).double().cpu() for value in (output, dense_output))
+        if dense.ndim < 2 and self.kind != "error":
+            raise ValueError(
+                f"the model returns one number a sample, of which there is no {self.kind}; give "
+                "evaluate=Fidelity(batches, kind='error'), or a score of your own"
+            )
+        scores = KINDS[self.kind][1](small, dense)
+        return scores.flatten(1).mean(1).numpy() if scores.ndim > 1 else scores.numpy()
+
+
+def _divergence(small: Tensor, dense: Tensor) -> Tensor:
+    small, dense = small.log_softmax(-1), dense.log_softmax(-1)
+    return -(dense.exp() * (dense - small)).sum(-1)
+
+
+def _agreement(small: Tensor, dense: Tensor) -> Tensor:
+    return small.argmax(-1).eq(dense.argmax(-1)).double()
+
+
+def _nearness(small: Tensor, dense: Tensor) -> Tensor:
+    small, dense = (value.reshape(len(value), -1) for value in (small, dense))
+    return -(small - dense).norm(dim=1) / dense.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+KINDS = {
+    "kl": ("negative KL to the original", _divergence),
+    "top1": ("top-1 agreement with the original", _agreement),
+    "error": ("negative relative output error", _nearness),
+}
 
 
 def _on_cpu(output: Any) -> Any:

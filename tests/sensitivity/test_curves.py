@@ -299,3 +299,20 @@ def test_curves_draw_themselves() -> None:
     assert list(axes.lines[0].get_xdata()) == [0.2, 0.6]
     assert list(axes.lines[0].get_ydata()) == [0.5, 0.1]
     assert axes.get_ylabel() == "loss of accuracy"
+
+
+def test_the_ranking_shows_ties() -> None:
+    def curve(name: str, loss: float, half: float | None, predicted: float | None = None) -> Curve:
+        low, high = (None, None) if half is None else (loss - half, loss + half)
+        point = Point(0.5, 4, 1 - loss, loss, low, high) if predicted is None else Point(0.5, 4, predicted=predicted)
+        return Curve(name, 8, (Point(0.25, 2, 0.0, 1.0), point), Path(tuple(range(8)), (), (), 1))
+
+    some = [curve("sure", 0.5, 0.01), curve("b", 0.2, 0.05), curve("a", 0.1, 0.08), curve("least", 0.001, 0.001),
+            curve("guess", 0.0, None, predicted=0.3)]  # fmt: skip
+    unknown = Curve("unknown", 8, (Point(0.5, 4, failed="it raised"),), some[0].path)
+    curves = SensitivityCurves("accuracy", 1.0, 100, "", (*some, unknown))
+    found = curves.ranking()
+    assert list(zip(found["rank"], found["group"], strict=True)) == [
+        ("1", "least"), ("2-4", "a"), ("2-4", "b"), ("2-4", "guess"), ("5", "sure"), ("", "unknown"),
+    ]  # fmt: skip
+    assert found["loss"][:5].tolist() == [0.001, 0.1, 0.2, 0.3, 0.5]

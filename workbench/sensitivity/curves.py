@@ -99,6 +99,10 @@ class Curve:
         fit = isotonic_regression(found, increasing=False).x
         return tuple(float(value) for value in np.maximum(fit, 0.0))
 
+    def point(self, kept: int) -> Point:
+        """The point with so many units."""
+        return next(point for point in self.points if point.kept == kept)
+
     def expected_at(self, kept: int) -> float | None:
         """What is expected with so many units, None where nothing is."""
         return self.expected[self.units - kept] if self.expected else None
@@ -118,6 +122,16 @@ class Curve:
             return float(np.interp(kept, known, [*self.fitted, 0.0]))
         *places, place = values  # falling, as the widths rise
         return float(np.interp(place, places[::-1], [0.0, *self.fitted[::-1]]))  # type: ignore[arg-type]  # no None here
+
+    def bounds(self, share: float) -> tuple[float, float, float] | None:
+        """The loss nearest to a share of the units, and between what it lies; None where none is known."""
+        points = list(zip((p for p in self.points if p.known), self.fitted, strict=True))
+        if not points:
+            return None
+        point, fit = min(points, key=lambda pair: abs(pair[0].share - share))
+        if point.low is not None and point.high is not None:
+            return fit, min(fit, point.low), max(fit, point.high)
+        return fit, (1 - TRUST) * fit, (1 + TRUST) * fit
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -180,6 +194,25 @@ class SensitivityCurves:
         frame = self.to_frame()
         frame["share"] = frame["share"].round(1)
         return frame.pivot_table(index="group", columns="share", values=values, sort=False)
+
+    def ranking(self, share: float = 0.5) -> pd.DataFrame:
+        """The groups from the least sensitive to the most, by the loss where ``share`` of the units stays.
+
+        ``rank`` is a number where the intervals (or predictions, give or take ``TRUST`` of them) leave no doubt; "2-4"
+        is shared by groups that cannot be told from each other. Groups of which nothing is known come last, without.
+        """
+        import pandas as pd
+
+        known = [(curve.group, *bounds) for curve in self.curves if (bounds := curve.bounds(share)) is not None]
+        rows = []
+        for group, loss, low, high in sorted(known, key=lambda row: row[1]):
+            best = 1 + sum(other[3] < low for other in known)
+            worst = len(known) - sum(other[2] > high for other in known)
+            rank = str(best) if best == worst else f"{best}-{worst}"
+            rows.append({"rank": rank, "group": group, "loss": loss, "low": low, "high": high})
+        rest = {curve.group for curve in self.curves} - {row["group"] for row in rows}
+        rows += [{"rank": "", "group": curve.group} for curve in self.curves if curve.group in rest]
+        return pd.DataFrame(rows, columns=["rank", "group", "loss", "low", "high"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Degradation against kept share, one line a group, with intervals. Returns the axes."""

@@ -34,7 +34,9 @@ from workbench.sensitivity.workers import Here, Scorer, Workers
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 MODES = ("auto", "measured", "predicted")
 # half an interval may be so much of the point's own loss, or of the plan's over the root of its groups
-PRECISION = {"auto": 1.0, "measured": 0.25}
+PRECISION = 1.0
+FAR = 4.0  # away from the widths that plans choose
+ALONE = 0.25  # of its own loss, where there is no plan
 ANCHORS = 8
 ROUNDS = 12  # of plans, that each might ask for other points
 
@@ -135,8 +137,12 @@ class Search:
         for _ in range(ROUNDS):
             curves = self.curves()
             found = plans(curves)
-            places = everywhere if mode == "measured" else self._near(found)
-            still_open = self._open(curves, places, found, mode)
+            near = everywhere if mode == "measured" and not found else self._near(found)
+            still_open = self._open(curves, near, found, PRECISION if found else ALONE)
+            if mode == "measured":
+                still_open += self._open(curves, sorted(set(everywhere) - set(near)), found, FAR)
+            else:
+                still_open = [place for place in still_open if not self._in_vain(curves, place)]
             if not still_open:
                 break
             self.measure(still_open)
@@ -164,17 +170,16 @@ class Search:
         return sorted(near)
 
     def _open(
-        self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], mode: str
+        self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], precision: float
     ) -> list[Place]:
         """Those of some places that were never measured, or are not settled and have samples left."""
         limit = min((plan.degradation / math.sqrt(max(1, len(plan.cut))) for plan in plans), default=0.0)
-        points = {(curve.group, point.kept): point for curve in curves for point in curve.points}
         waiting = [place for place in places if self.measured.seen((place,)) < self.measured.blocks]
-        found = [place for place in waiting if _is_open(points[place], PRECISION[mode], limit)]
-        return [place for place in found if mode == "measured" or not self._in_vain(points[place])]
+        return [(name, kept) for name, kept in waiting if _is_open(curves[name].point(kept), precision, limit)]
 
-    def _in_vain(self, point: Point) -> bool:
+    def _in_vain(self, curves: SensitivityCurves, place: Place) -> bool:
         """Whether all samples together would say less than the prediction does."""
+        point = curves[place[0]].point(place[1])
         if point.deviation is None or point.predicted is None:
             return False
         return point.deviation * math.sqrt(point.samples / len(self.dense)) > TRUST * point.predicted
