@@ -19,6 +19,8 @@ from workbench.calibrate import MEMORY, ROWS, Batches
 from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES
+from workbench.refine.features import Features
+from workbench.refine.refinement import VALUES
 
 module = importlib.import_module("workbench.apply")
 QUICK = Refinement(steps=40, batch=32)
@@ -272,3 +274,27 @@ def test_layers_that_gather_take_part() -> None:
     refined = apply(graph, plan_of(graph, kept), [torch.randn(64, 8)], refinement=QUICK).refined
     assert refined is not None
     assert refined.failed == ""
+
+
+def test_a_step_takes_no_more_samples_at_a_time_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, graph = net()
+    sizes: list[int] = []
+    smaller = Features.smaller
+    monkeypatch.setattr(
+        Features, "smaller", lambda self, model, inputs: sizes.append(inputs.batch) or smaller(self, model, inputs)
+    )
+    data, memory = smooth(512), 5 * VALUES * graph.cost().activation_bytes
+    refined = apply(graph, half(graph), [data], refinement=QUICK, memory=memory).refined
+    assert refined is not None
+    assert refined.kept
+    assert sizes[:7] == [5, 5, 5, 5, 5, 5, 2]
+    assert sum(sizes) == QUICK.steps * QUICK.batch
+
+
+def test_parts_are_the_batch() -> None:
+    split = QUICK.split(net()[1], Batches.of([smooth(64)]))
+    whole = Inputs.of(torch.arange(32.0))
+    parts = list(split.parts(whole, 5))
+    assert torch.equal(torch.cat([part.args[0] for part, _ in parts]), whole.args[0])
+    assert [share for _, share in parts] == [5 / 32] * 6 + [2 / 32]
+    assert list(split.parts(whole, 32)) == [(whole, 1.0)]
