@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,12 @@ def test_fidelity_of_other_kinds() -> None:
     np.testing.assert_allclose(error.batch_scores(small[:, 0], dense[:, 0], None), [-1 / 3, -1])
     with pytest.raises(ValueError, match="one number a sample, of which there is no kl; give evaluate=Fidelity"):
         Fidelity([]).batch_scores(small[:, 0], dense[:, 0], None)
+    with pytest.raises(ValueError, match="one number a sample, of which there is no top1"):
+        top.batch_scores(small[:, :1], dense[:, :1], None)
+    with pytest.raises(ValueError, match="one number for the whole batch"):
+        error.batch_scores(small.sum(), dense.sum(), None)
+    masked = torch.tensor([[0.0, 1.0, -math.inf]])
+    assert Fidelity([]).batch_scores(masked, masked, None).tolist() == [0]
     with pytest.raises(ValueError, match="no fidelity of the kind 'mse'; choose from kl, top1, error"):
         Fidelity([], kind="mse")
 
@@ -131,6 +138,8 @@ def test_names_and_fingerprints(model: nn.Module) -> None:
     assert one == fingerprint_of(Evaluation(list(BATCHES), right), scores)
     assert one != fingerprint_of(Evaluation(BATCHES, right), 1 - scores)
     assert one != fingerprint_of(Evaluation(BATCHES, right, name="other"), scores)
+    kinds = {fingerprint_of(Fidelity(BATCHES, kind=kind, name="f"), scores) for kind in ("kl", "top1", "error")}
+    assert len(kinds) == 3
     assert one != fingerprint_of(Evaluation(BATCHES, lambda o, b: right(o, b)), scores)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,9 +76,12 @@ def test_it_stays_within_the_evaluations(monkeypatch: pytest.MonkeyPatch) -> Non
         moves: set[Any] = set()
         lost, add = some._lost, measured.add
         monkeypatch.setattr(some, "_lost", lambda plan, real=real, lost=lost: real.append(plan) or lost(plan))
-        monkeypatch.setattr(
-            measured, "add", lambda several, moves=moves, add=add: moves.update(several) or add(several)
-        )
+
+        def counted(several: Any, retries: Any = None, moves: Any = moves, add: Any = add) -> None:
+            moves.update(several)
+            add(several, retries)
+
+        monkeypatch.setattr(measured, "add", counted)
         some.refine(plan, allowed)
         assert 1 <= len(real) + len(moves) <= allowed
         if moves:
@@ -95,9 +99,51 @@ def test_what_it_measured_is_in_the_store(tmp_path: Any, monkeypatch: pytest.Mon
     again.search.measured.ledger.close()  # type: ignore[attr-defined]
 
 
+def test_a_plan_that_cannot_be_scored_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = study()
+    plan = some.allocate(Budget(macs=0.5))
+    lost, calls = some._lost, []
+
+    def failing(tried: Plan) -> float:
+        calls.append(tried)
+        if len(calls) > 1:
+            raise RuntimeError("no more")
+        return lost(tried)
+
+    monkeypatch.setattr(some, "_lost", failing)
+    assert some.refine(plan).kept == plan.kept
+    assert len(calls) > 1
+
+
+def test_moves_that_fail_are_not_tried_again() -> None:
+    calls, refining = [], []
+
+    def score(model: nn.Module) -> float:
+        calls.append(1)
+        if len(refining) and len(calls) > refining[0] + 1:  # one is the plan's own
+            raise RuntimeError("no more")
+        with torch.no_grad():
+            return -model(torch.ones(4, 8)).square().mean().item()
+
+    torch.manual_seed(0)
+    x = torch.randn(256, 8)
+    some = Study(Twins(), x[:1], calibration=[x], evaluate=score, refinement=None, retries=5)
+    plan = some.allocate(Budget(macs=0.5))
+    refining.append(len(calls))
+    assert some.refine(plan, evaluations=9).kept == plan.kept
+    assert 2 < len(calls) - refining[0] <= 9
+
+
+def test_a_plan_of_some_groups_leaves_the_others_whole(known: tuple[Study, Plan, Plan]) -> None:
+    some, plan, _ = known
+    part = replace(plan, kept={"a": plan.kept["a"]}, units={"a": UNITS}, budget=Budget(macs=0.9))
+    assert some.refine(part, evaluations=1).kept["b"] == tuple(range(UNITS))
+
+
 def test_what_cannot_be_refined(known: tuple[Study, Plan, Plan]) -> None:
     some, plan, _ = known
-    with pytest.raises(ValueError, match="evaluations=0 must be at least 1"):
-        some.refine(plan, 0)
+    for evaluations in (0, 1.5, None):
+        with pytest.raises(ValueError, match=r"evaluations=\S+ must be a whole number, 1 or more"):
+            some.refine(plan, evaluations)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="give a Plan or a Budget, not float"):
         some.refine(0.5)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -68,10 +69,6 @@ class Evaluation:
         return np.concatenate([np.empty(0), *scores])
 
 
-def _compared(output: Any, batch: Any) -> Any:
-    raise ValueError("fidelity compares with the original model's output, which is not at hand here")
-
-
 @dataclass(frozen=True)
 class Fidelity(Evaluation):
     """Label-free: how near each sample's output is to the original model's.
@@ -88,33 +85,37 @@ class Fidelity(Evaluation):
         There is no such kind.
     """
 
-    score: Callable[[Any, Any], Any] = _compared
+    score: Callable[[Any, Any], Any] = print  # the kind's, once that is known
     name: str = ""
     kind: str = "kl"
     compares: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in KINDS:
+        if self.kind not in list(KINDS):
             raise ValueError(f"there is no fidelity of the kind {self.kind!r}; choose from {', '.join(KINDS)}")
-        object.__setattr__(self, "name", self.name or KINDS[self.kind][0])
+        name, score = KINDS[self.kind]
+        object.__setattr__(self, "name", self.name or name)
+        object.__setattr__(self, "score", score)
 
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         if dense_output is None:
-            return _vector(self.score(output, batch))
+            raise ValueError("fidelity compares with the original model's output, which is not at hand here")
         small, dense = (_logits(value).double().cpu() for value in (output, dense_output))
-        if dense.ndim < 2 and self.kind != "error":
+        if not dense.ndim:
+            raise ValueError("the model returns one number for the whole batch; give evaluate= with a score a sample")
+        if self.kind != "error" and (dense.ndim < 2 or dense.shape[-1] < 2):
             raise ValueError(
                 f"the model returns one number a sample, of which there is no {self.kind}; give "
                 "evaluate=Fidelity(batches, kind='error'), or a score of your own"
             )
-        scores = KINDS[self.kind][1](small, dense)
+        scores = self.score(small, dense)
         return scores.flatten(1).mean(1).numpy() if scores.ndim > 1 else scores.numpy()
 
 
 def _divergence(small: Tensor, dense: Tensor) -> Tensor:
     small, dense = small.log_softmax(-1), dense.log_softmax(-1)
-    return -(dense.exp() * (dense - small)).sum(-1)
+    return -(dense.exp() * (dense - small)).where(dense > -math.inf, 0).sum(-1)  # what is masked has no probability
 
 
 def _agreement(small: Tensor, dense: Tensor) -> Tensor:
@@ -154,8 +155,12 @@ def _vector(scores: Any) -> np.ndarray:
     return values.numpy()
 
 
-def whole_score(evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Module) -> np.ndarray:
+def whole_score(
+    evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Module, which: str = "original"
+) -> np.ndarray:
     """The scores of a model: one a sample, or a single one where the user's function returns a number.
+
+    ``which`` is what it is called in errors.
 
     Raises
     ------
@@ -167,7 +172,7 @@ def whole_score(evaluate: Evaluation | Callable[[nn.Module], Any], model: nn.Mod
     else:
         with evaluating(model):
             scores = number_or_vector(evaluate(model), evaluate)
-    check_finite(scores, evaluate)
+    check_finite(scores, evaluate, which)
     return scores
 
 
@@ -184,12 +189,12 @@ def number_or_vector(score: Any, evaluate: Any) -> np.ndarray:
     raise ValueError(f"the evaluation {name_of(evaluate)!r} {what}; return one number, or one a sample, [N]")
 
 
-def check_finite(scores: np.ndarray, evaluate: Any) -> None:
-    """Refuse an evaluation that scores the original model with NaN or infinity, or not at all."""
+def check_finite(scores: np.ndarray, evaluate: Any, which: str = "original") -> None:
+    """Refuse an evaluation that scores a model with NaN or infinity, or not at all."""
     bad = np.flatnonzero(~np.isfinite(scores))
     if bad.size:
         raise ValueError(
-            f"the evaluation {name_of(evaluate)!r} returned {scores[bad[0]]} for the original model"
+            f"the evaluation {name_of(evaluate)!r} returned {scores[bad[0]]} for the {which} model"
             + (f" (sample {bad[0]} of {len(scores)})" if len(scores) > 1 else "")
             + "; it must return finite numbers, higher is better"
         )

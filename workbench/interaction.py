@@ -7,6 +7,7 @@ the new plan is worth is seen on the model that it makes, so that no plan is ret
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -40,9 +41,10 @@ def replan(
     evaluations : how many models may be scored in all, moves (on ``SAMPLES`` samples) and plans (on all)
     """
     known = search.curves()
-    best = replace(plan, lost=lost(plan))
-    assert best.lost is not None
-    curves = _sloping(known, LEAST_SLOPE * abs(best.lost) / max(1, len(plan.cut)))
+    whole = {curve.group: curve.path.kept(curve.units) for curve in known}
+    plan = replace(plan, kept={**whole, **plan.kept}, units={curve.group: curve.units for curve in known})
+    best, least = plan, lost(plan)
+    curves = _sloping(known, LEAST_SLOPE * abs(least) / max(1, len(plan.cut)))
     left, damping = evaluations - 1, DAMPING
     tried = {_counts(best)}
     factors: Factors = {}
@@ -62,14 +64,16 @@ def replan(
             break
         tried.add(_counts(found))
         expected = sum(curve.at(len(found.kept[curve.group])) for curve in known)
-        found = replace(found, degradation=expected, gap=None, lost=lost(found))
         left -= 1
-        assert found.lost is not None
-        if found.lost < best.lost:
-            best, factors = found, {}
+        try:
+            value = lost(found)
+        except Exception:  # the user's score raises anything; what was found before still stands
+            value = math.inf
+        if value < least:
+            best, least, factors = replace(found, degradation=expected, gap=None), value, {}
         else:
             damping /= 2
-    return best
+    return replace(best, lost=least)
 
 
 def _counts(plan: Plan) -> Widths:

@@ -229,7 +229,7 @@ def paired_scores(
 def scores_of(test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module) -> np.ndarray:
     """The scores of a model, of which some compare it with the original."""
     if not isinstance(test, Fidelity):
-        return whole_score(test, small)
+        return whole_score(test, small, "original" if small is dense else "smaller")
     scores = []
     with evaluating(dense), evaluating(small), torch.no_grad():
         for batch in test.batches:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from workbench.allocate import Solver, Unreachable
@@ -171,8 +172,8 @@ class Study:
         ValueError
             Not even the plan can be scored with so many evaluations.
         """
-        if evaluations < 1:
-            raise ValueError(f"evaluations={evaluations} must be at least 1, to see what the plan itself loses")
+        if not isinstance(evaluations, int) or evaluations < 1:
+            raise ValueError(f"evaluations={evaluations!r} must be a whole number, 1 or more")
         plan = self._plan(plan, solver)
         search = self.search
         with self._timed("refine"):
@@ -180,8 +181,15 @@ class Study:
 
     def _lost(self, plan: Plan) -> float:
         """How much lower the repaired model of a plan scores than the original, on the search's samples."""
-        small = apply(self.graph, plan, self.calibration, seed=self.seed).model
-        return float(self.search.dense.mean() - scores_of(self.evaluate, self.model, small).mean())
+
+        def score() -> np.ndarray:
+            small = apply(self.graph, plan, self.calibration, seed=self.seed).model
+            return scores_of(self.evaluate, self.model, small)
+
+        widths = tuple((name, len(units)) for name, units in plan.cut.items())
+        usual = all(tuple(self.search.paths[name].kept(kept)) == tuple(plan.kept[name]) for name, kept in widths)
+        scores = self.search.measured.applied(widths, score) if usual else score()
+        return float((self.search.dense - scores).mean())
 
     def _plan(self, plan: Plan | Budget, solver: Solver | None = None) -> Plan:
         if isinstance(plan, Budget):

@@ -17,9 +17,10 @@ from workbench import Budget, Plan, Refinement, trace, verify
 from workbench.apply import apply
 from workbench.calibrate import MEMORY, ROWS, Batches
 from workbench.graph.inputs import Inputs
+from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES
-from workbench.refine.features import Features
+from workbench.refine.features import Features, scales_of
 from workbench.refine.refinement import VALUES
 
 module = importlib.import_module("workbench.apply")
@@ -298,3 +299,26 @@ def test_parts_are_the_batch() -> None:
     assert torch.equal(torch.cat([part.args[0] for part, _ in parts]), whole.args[0])
     assert [share for _, share in parts] == [5 / 32] * 6 + [2 / 32]
     assert list(split.parts(whole, 32)) == [(whole, 1.0)]
+
+
+def test_the_parts_of_a_step_give_its_gradients() -> None:
+    """Each part is measured by the variance of the whole batch, down to one sample a part."""
+    model, graph = net()
+    small = without_judges(graph, half(graph), [smooth(64)])
+    record = recorded(small)
+    assert record is not None
+    features, found = Features(graph, record), []
+    model.eval(), small.eval()
+    batch = Inputs.of(smooth(32))
+    split = QUICK.split(graph, Batches.of([smooth(64)]))
+    for most in (32, 31, 1):
+        parts = list(split.parts(batch, most))
+        scales = scales_of(features.original(model, part) for part, _ in parts)
+        loss = sum(
+            share * sum(features.errors(features.original(model, part), features.smaller(small, part), scales))
+            for part, share in parts
+        )
+        found.append(torch.autograd.grad(loss, list(small.parameters())))
+    for gradients in found[1:]:
+        for one, other in zip(found[0], gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

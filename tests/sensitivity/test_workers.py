@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from workbench import Refused, trace
 from workbench.calibrate import calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.sensitivity import Search
+from workbench.sensitivity.workers import FOLDER
 
 SHARES = (0.25, 0.5, 0.75)
 
@@ -38,7 +40,10 @@ class Net(nn.Module):
         self.b, self.head = nn.Conv2d(12, 8, 3), nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(self.b(F.relu(self.norm(self.a(x))))).mean((2, 3)))
+        return self.head(F.relu(self.b(self.encode(x))).mean((2, 3)))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.a(x)))
 
 
 def searching(score: Any = fall, **options: Any) -> Search:
@@ -178,7 +183,78 @@ def test_what_cannot_be_sent_is_refused() -> None:
         searching(lambda output, batch: output.sum(1), workers=1)
 
 
+def by_mode(model: nn.Module) -> float:
+    """Another number for another class."""
+    return 1.0 if isinstance(model, Net) else 2.0
+
+
+def by_layer(model: Any) -> float:
+    """Something that only the class can do."""
+    return float(model.encode(torch.ones(1, 3, 6, 6)).mean())
+
+
+@pytest.mark.parametrize(("evaluate", "words"), [
+    (by_mode, "gives 2 for the exported model and 1 for yours"),
+    (by_layer, r"AttributeError: .*let it use no more of the model than its forward"),
+])  # fmt: skip
+def test_an_evaluation_must_say_the_same_of_the_exported_model(evaluate: Any, words: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 3, 6, 6)
+    graph = trace(Net(), x[:2])
+    with ThreadPoolExecutor(1) as executor, pytest.raises(Refused, match=words):
+        Search(graph, calibrate(graph, [x]), evaluate, workers=executor)
+
+
+def test_only_what_the_search_made_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "workers-mine").mkdir()
+    (tmp_path / FOLDER / "left").mkdir(parents=True)
+    with ThreadPoolExecutor(1) as executor:
+        search = searching(workers=executor, store=tmp_path)
+    assert (tmp_path / "workers-mine").exists()
+    assert not (tmp_path / FOLDER / "left").exists()
+    search.measured.ledger.close()  # type: ignore[attr-defined]
+
+
+def test_where_a_candidate_s_forward_raises_only_its_point_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("workbench.sensitivity.run")
+    rerun = module._rerun
+
+    def raising(program: Any, candidate: Any, values: Any) -> Any:
+        if candidate.widths == (("b", 4),):
+            raise IndexError("out of the table")
+        return rerun(program, candidate, values)
+
+    whole = searching().run()
+    monkeypatch.setattr(module, "_rerun", raising)
+    with ThreadPoolExecutor(2) as executor:
+        for workers in (None, executor):
+            for one, other in zip(whole, searching(workers=workers).run(), strict=True):
+                for point, found in zip(one.points, other.points, strict=True):
+                    if (one.group, point.kept) == ("b", 4):
+                        assert found.failed == "the evaluation raised IndexError: out of the table"
+                    else:
+                        assert point.degradation == found.degradation
+
+
+def test_a_score_of_another_length_fails() -> None:
+    calls: list[int] = []
+
+    def counting(output: Tensor, batch: Any) -> Tensor:
+        calls.append(1)
+        return fall(output, batch)[: len(output) if len(calls) < 6 else 3]  # five batches are the original's
+
+    points = [point for curve in searching(counting).run() for point in curve.points]
+    assert all("scores, and" in (point.failed or "") for point in points)
+
+
+@pytest.mark.parametrize("retries", [-1, 1.5, "1", None])
+def test_retries_are_a_number(retries: Any) -> None:
+    with pytest.raises(ValueError, match="must be a whole number, 0 or more"):
+        searching(retries=retries)
+
+
 @pytest.mark.parametrize(("workers", "error", "words"), [
+    (True, TypeError, "not bool"),
     (0, ValueError, "workers=0 must be at least 1"), ("two", TypeError, "give client.get_executor"),
 ])  # fmt: skip
 def test_workers_that_are_none(workers: Any, error: type[Exception], words: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from workbench.graph.trace import ChannelGraph
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 Run = tuple[dict[tuple[str, int], Tensor], list[Tensor]]  # features by layer and call; outputs
+Scales = tuple[dict[tuple[str, int], float], list[float]]  # variances of the same
 
 
 class Features:
@@ -59,13 +61,42 @@ class Features:
         return features, floats(output)
 
     @staticmethod
-    def errors(wanted: Run, found: Run) -> tuple[Tensor, Tensor]:
-        """The mean relative error of the outputs and of the features that have the same shape."""
-        outputs = [squared_error(*pair) for pair in zip(wanted[1], found[1], strict=True)]
-        pairs = [(wanted[0][place], value) for place, value in found[0].items() if place in wanted[0]]
-        layers = [squared_error(*pair) for pair in pairs if pair[0].shape == pair[1].shape]
+    def errors(wanted: Run, found: Run, scales: Scales) -> tuple[Tensor, Tensor]:
+        """The mean error of the outputs, and of the features that have the same shape, in terms of their variances."""
+        outputs = [_squares(*given).mean() for given in zip(wanted[1], found[1], scales[1], strict=True)]
+        places = [at for at, value in found[0].items() if at in wanted[0] and wanted[0][at].shape == value.shape]
+        layers = [_squares(wanted[0][at], found[0][at], scales[0][at]).mean() for at in places]
         output = torch.stack(outputs).mean()
         return output, torch.stack(layers).mean() if layers else torch.zeros_like(output)
+
+
+def scales_of(runs: Iterable[Run]) -> Scales:
+    """The variance of each feature and output over several runs of the original."""
+    features: dict[tuple[str, int], _Variance] = {}
+    outputs: dict[int, _Variance] = {}
+    for read, given in runs:
+        for place, value in read.items():
+            features.setdefault(place, _Variance()).add(value)
+        for number, value in enumerate(given):
+            outputs.setdefault(number, _Variance()).add(value)
+    return {place: some.value for place, some in features.items()}, [some.value for some in outputs.values()]
+
+
+@dataclass
+class _Variance:
+    """Of numbers that come in parts (Chan et al. 1979)."""
+
+    count: int = 0
+    mean: float = 0.0
+    value: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        value, mean = (moment.item() for moment in torch.var_mean(values, correction=0))
+        share = values.numel() / (self.count + values.numel())
+        apart = mean - self.mean
+        self.value += share * (value - self.value) + share * (1 - share) * apart**2
+        self.mean += share * apart
+        self.count += values.numel()
 
 
 def floats(output: Any) -> list[Tensor]:
@@ -93,20 +124,16 @@ def reads(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
             handle.remove()
 
 
-def squared_error(wanted: Tensor, found: Tensor) -> Tensor:
-    """Mean squared difference over the variance of what is wanted."""
-    return _squares(wanted, found).mean()
-
-
 def squared_errors(wanted: Tensor, found: Tensor, samples: int) -> Tensor:
-    """The same for each sample, ``[samples]``; alike for all where the first dimension is not theirs."""
-    squares = _squares(wanted, found)
+    """Mean squared difference over the variance of what is wanted, of each sample, ``[samples]``.
+
+    Alike for all where the first dimension is not theirs.
+    """
+    squares = _squares(wanted, found, wanted.var(correction=0).item())
     if squares.ndim and len(squares) == samples:
         return squares.flatten(1).mean(1) if squares.ndim > 1 else squares
     return squares.mean().expand(samples)
 
 
-def _squares(wanted: Tensor, found: Tensor) -> Tensor:
-    wanted = wanted.to(found.dtype)
-    scale = wanted.var(correction=0).clamp_min(torch.finfo(found.dtype).tiny)
-    return (found - wanted).square() / scale
+def _squares(wanted: Tensor, found: Tensor, scale: float) -> Tensor:
+    return (found - wanted.to(found.dtype)).square() / max(scale, torch.finfo(found.dtype).tiny)

@@ -16,7 +16,7 @@ from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.refine.bases import input_bases
 from workbench.refine.blend import blended
-from workbench.refine.features import Features, floats, squared_errors
+from workbench.refine.features import Features, floats, scales_of, squared_errors
 from workbench.refine.optimizer import Quasi
 from workbench.refine.split import Split
 
@@ -138,11 +138,15 @@ class Refinement:
         for number in tqdm(range(self.steps), "refine", disable=not progress, unit="step"):
             inputs = next(draws)
             inputs = blended(inputs, generator) if self.blend else inputs
-            for part, share in split.parts(inputs, most):
+            parts = list(split.parts(inputs, most))
+            with torch.no_grad():
+                whole = features.original(graph.model, inputs) if len(parts) == 1 else None
+                scales = scales_of([whole] if whole else (features.original(graph.model, part) for part, _ in parts))
+            for part, share in parts:
                 with torch.no_grad():
-                    wanted = features.original(graph.model, part)
+                    wanted = whole or features.original(graph.model, part)
                 with torch.enable_grad():
-                    outputs, layers = features.errors(wanted, features.smaller(small, part))
+                    outputs, layers = features.errors(wanted, features.smaller(small, part), scales)
                     (share * (outputs + self.features * layers)).backward()
             quasi.step(self.rate * _schedule((number + 0.5) / self.steps))
 

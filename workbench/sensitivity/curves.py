@@ -131,6 +131,8 @@ class Curve:
         point, fit = min(points, key=lambda pair: abs(pair[0].share - share))
         if point.low is not None and point.high is not None:
             return fit, min(fit, point.low), max(fit, point.high)
+        if point.degradation is not None:  # one number for all the data
+            return fit, fit, fit
         return fit, (1 - TRUST) * fit, (1 + TRUST) * fit
 
     def to_dict(self) -> dict[str, Any]:

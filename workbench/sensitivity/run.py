@@ -57,18 +57,18 @@ def score(
             inputs = evaluate.inputs_of(batch)
             output = program(inputs) if evaluate.compares else None
             left = {number: candidate for number, candidate in enumerate(candidates) if number not in failures}
-            for number, small in _outputs(program, left, program.start(inputs), pool, threads, memory):
+            for number, run in _runs(program, left, program.start(inputs), pool, threads, memory):
                 try:
-                    scores[number].append(evaluate.batch_scores(small, output, batch))
-                except Exception as error:  # the user's score raises anything
+                    scores[number].append(evaluate.batch_scores(run.result(), output, batch))
+                except Exception as error:  # the model's forward and the user's score raise anything
                     failures[number] = _failure(error)
     return [failures.get(number) or _finite(np.concatenate(found)) for number, found in enumerate(scores)]
 
 
-def _outputs(
+def _runs(
     program: Program, candidates: Mapping[int, Candidate], values: Values, pool: Executor, threads: int, memory: int
-) -> Iterator[tuple[int, Any]]:
-    """What each candidate returns; the original is run as far as the last change, and freed."""
+) -> Iterator[tuple[int, Future[Any]]]:
+    """A run of each candidate; the original is run as far as the last change, and freed."""
     starting: dict[int, list[int]] = {}
     for number, candidate in candidates.items():
         starting.setdefault(candidate.first, []).append(number)
@@ -79,11 +79,9 @@ def _outputs(
             under_way.append((number, pool.submit(_rerun, program, candidates[number], {**values})))
             fit = memory // max(1, _size(program, values))
             while len(under_way) >= (min(threads, max(1, fit)) if on_cpu else 1):
-                first, run = under_way.popleft()
-                yield first, run.result()
+                yield under_way.popleft()
         program.run(program.nodes[place : place + 1], values, free=True)
-    for first, run in under_way:
-        yield first, run.result()
+    yield from under_way
 
 
 def _size(program: Program, values: Values) -> int:

@@ -87,6 +87,8 @@ class Search:
         store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
         progress: bool = False,
     ):  # fmt: skip
+        if not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"retries={retries!r} must be a whole number, 0 or more")
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         criterion = criterion or Elimination()
         bar = tqdm(graph.exact, "select", disable=not progress, unit="group")
@@ -101,7 +103,9 @@ class Search:
             self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed))
         judge = self.sample or cast(Callable[[nn.Module], Any], evaluate)
-        scorer: Scorer = Here(graph, judge, memory) if workers is None else Workers(graph, judge, workers, store)
+        scorer: Scorer = (
+            Here(graph, judge, memory) if workers is None else Workers(graph, judge, self.dense, workers, store)
+        )
         candidates = Candidates(graph, self.paths, self.widths, statistics, memory)
         self.measured = Measurements(candidates, scorer, ledger, self.sample, self.dense, retries, progress)
 
