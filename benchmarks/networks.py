@@ -40,7 +40,7 @@ class Block(nn.Module):
         self.bn1, self.relu1 = nn.BatchNorm2d(width), nn.ReLU()
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Sequential()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != width:
             self.shortcut = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width))
         self.add, self.relu2 = Add(), nn.ReLU()

@@ -7,6 +7,7 @@ import logging
 import random
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ class Aimet:
 @contextmanager
 def _aside() -> Iterator[None]:
     """AIMET tells of each candidate and writes pickles into the folder where it runs."""
-    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         Path("data").mkdir()
         logging.disable(logging.INFO)
         try:

@@ -166,6 +166,8 @@ def compress(given: argparse.Namespace) -> int:
     study = _study(given, refinement=Refinement(given.refinement) if given.refinement else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
+    if given.mode == "measured":
+        study.sensitivity(given.mode)  # for the report: finer than the plan needs
     plan = study.allocate(budget, mode=given.mode)
     result = study.compress(study.refine(plan, given.evaluations) if given.evaluations else plan)
     result.save(given.out)

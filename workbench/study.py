@@ -129,12 +129,12 @@ class Study:
         if mode is None and self._curves is not None:
             return self._curves
         self._mode = mode or self._mode
-        return self._searched(budgets, None)
+        return self._searched(budgets, None, fine=True)
 
-    def _searched(self, budgets: Sequence[Budget], solver: Solver | None) -> SensitivityCurves:
+    def _searched(self, budgets: Sequence[Budget], solver: Solver | None, fine: bool = False) -> SensitivityCurves:
         search = self.search
         with self._timed("sensitivity"):
-            self._curves = search.run(self._mode, lambda curves: self._plans(curves, budgets, solver))
+            self._curves = search.run(self._mode, lambda curves: self._plans(curves, budgets, solver), fine)
         return self._curves
 
     def _plans(self, curves: SensitivityCurves, budgets: Sequence[Budget], solver: Solver | None) -> list[Plan]:

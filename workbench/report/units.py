@@ -46,7 +46,7 @@ def score(value: float | None) -> str:
     """A score or a difference of scores: four decimals, or five digits where it is large."""
     if value is None:
         return NONE
-    return _minus(f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}")
+    return _minus(f"{value:z.4f}" if abs(value) < 10 else f"{value:.5g}")
 
 
 def signed(value: float | None) -> str:
@@ -59,7 +59,7 @@ def loss(value: float | None, digits: int = 3) -> str:
     if value is None:
         return NONE
     decimals = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
-    return _minus(f"{value:.{min(4, max(0, decimals))}f}")
+    return _minus(f"{value:z.{min(4, max(0, decimals))}f}")
 
 
 def spread(value: float, low: float, high: float) -> str:

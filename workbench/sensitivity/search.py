@@ -33,10 +33,12 @@ from workbench.sensitivity.workers import Here, Scorer, Workers
 
 SHARES = tuple(tenth / 10 for tenth in range(1, 10))
 MODES = ("auto", "measured", "predicted")
-# half an interval may be so much of the point's own loss, or of the plan's over the root of its groups
-PRECISION = 1.0
-FAR = 4.0  # away from the widths that plans choose
-ALONE = 0.25  # of its own loss, where there is no plan
+# half an interval may be so much of the point's own loss, or so much of the plan's over the root of its groups
+Precision = tuple[float, float]
+NEAR: Precision = 1.0, 1.0  # the widths that plans choose
+FAR: Precision = 4.0, 4.0  # the others, where all are measured
+FINE: Precision = 0.5, 1.0  # where people look at them
+ALONE: Precision = 0.25, 0.0  # without a plan
 ANCHORS = 8
 ROUNDS = 12  # of plans, that each might ask for other points
 
@@ -114,10 +116,11 @@ class Search:
         path = criterion(view)
         return path if path.errors else followed(view, path)
 
-    def run(self, mode: str = "measured", plans: Planner = lambda curves: ()) -> SensitivityCurves:
+    def run(self, mode: str = "measured", plans: Planner = lambda curves: (), fine: bool = False) -> SensitivityCurves:
         """Measure what is asked for, and return the curves.
 
         ``"predicted"`` measures nothing, ``"measured"`` every point, ``"auto"`` those that the plans depend on.
+        With ``fine`` measured points away from the plans are as precise as those near them: for people to look at.
 
         Raises
         ------
@@ -127,12 +130,12 @@ class Search:
         if mode not in MODES:
             raise ValueError(f"there is no mode {mode!r}; choose from {', '.join(MODES)}")
         try:
-            return self._run(mode, plans)
+            return self._run(mode, plans, fine)
         except KeyboardInterrupt as stop:
             stop.add_note(f"The search was stopped: {self.measured.ledger.told()}.")
             raise
 
-    def _run(self, mode: str, plans: Planner) -> SensitivityCurves:
+    def _run(self, mode: str, plans: Planner, fine: bool) -> SensitivityCurves:
         if mode == "predicted":
             return self.curves()
         everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
@@ -141,12 +144,14 @@ class Search:
         for _ in range(ROUNDS):
             curves = self.curves()
             found = plans(curves)
-            near = everywhere if mode == "measured" and not found else self._near(found)
-            still_open = self._open(curves, near, found, PRECISION if found else ALONE)
-            if mode == "measured":
-                still_open += self._open(curves, sorted(set(everywhere) - set(near)), found, FAR)
-            else:
+            near = self._near(found)
+            if mode == "auto":
+                still_open = self._open(curves, near, found, NEAR)
                 still_open = [place for place in still_open if not self._in_vain(curves, place)]
+            else:
+                far = sorted(set(everywhere) - set(near))
+                still_open = self._open(curves, near, found, FINE if fine else NEAR)
+                still_open += self._open(curves, far, found, (FINE if fine else FAR) if found else ALONE)
             if not still_open:
                 break
             self.measure(still_open)
@@ -174,7 +179,7 @@ class Search:
         return sorted(near)
 
     def _open(
-        self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], precision: float
+        self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], precision: Precision
     ) -> list[Place]:
         """Those of some places that were never measured, or are not settled and have samples left."""
         limit = min((plan.degradation / math.sqrt(max(1, len(plan.cut))) for plan in plans), default=0.0)
@@ -220,14 +225,14 @@ class Search:
         return SensitivityCurves(metric, baseline, len(self.dense), fingerprint, with_predictions(curves), note)
 
 
-def _is_open(point: Point, precision: float, limit: float) -> bool:
+def _is_open(point: Point, precision: Precision, limit: float) -> bool:
     if point.failed is not None:
         return False
     if point.degradation is None:
         return True
     if point.low is None or point.high is None:
         return False
-    return (point.high - point.low) / 2 > precision * max(abs(point.degradation), limit)
+    return (point.high - point.low) / 2 > max(precision[0] * abs(point.degradation), precision[1] * limit)
 
 
 def sensitivity(
