@@ -278,8 +278,7 @@ def _print_result(result: Result, given: argparse.Namespace) -> None:
     for row in rows:
         print(f"{row[0]:<14} {row[1]:>12} {row[2]:>12} {row[3]:>6}".rstrip())
     if (searched := result.searched) is not None:
-        lost = searched.before - searched.after
-        print(f"loss of {searched.name} {lost:.4f}, predicted {result.plan.degradation:.4f}")
+        print(f"loss of {searched.name} {result.lost:.4f}, predicted {result.plan.degradation:.4f}")
     print(f"{'target met' if result.target_met else 'TARGET MISSED'}, {result.verification!r}")
     print(report)
 

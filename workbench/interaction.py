@@ -47,9 +47,9 @@ def replan(
     curves = _sloping(known, LEAST_SLOPE * abs(least) / max(1, len(plan.cut)))
     left, damping = evaluations - 1, DAMPING
     tried = {_counts(best)}
-    factors: Factors = {}
+    factors: Factors | None = None
     while damping >= LEAST_DAMPING:
-        if not factors:
+        if factors is None:
             moves = _moves(search, best, curves, (left - 2) // 2)
             if not moves:
                 break
@@ -70,7 +70,7 @@ def replan(
         except Exception:  # the user's score raises anything; what was found before still stands
             value = math.inf
         if value < least:
-            best, least, factors = replace(found, degradation=expected, gap=None), value, {}
+            best, least, factors = replace(found, degradation=expected, gap=None), value, None
         else:
             damping /= 2
     return replace(best, lost=least)

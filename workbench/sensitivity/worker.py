@@ -24,6 +24,7 @@ from torch import nn
 
 from workbench.errors import Refused
 from workbench.evaluation import whole_score
+from workbench.graph.inputs import device_of
 from workbench.graph.masked import survivors
 from workbench.graph.program import Program, load_program, save_program
 from workbench.graph.provenance import Provenance, follow
@@ -120,8 +121,7 @@ def _ops(program: Program) -> list[str]:
 
 
 def _candidate(path: Path, loaded: Loaded) -> Candidate:
-    device = next((str(tensor.device) for tensor in loaded.program.tensors.values()), "cpu")
-    with safe_open(path, "pt", device=device) as file:
+    with safe_open(path, "pt", device=str(device_of(loaded.program.tensors.values()))) as file:
         facts = json.loads(file.metadata()["candidate"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no dict
     cuts = tuple(Cut(**{**cut, "kept": tuple(cut["kept"])}) for cut in facts["cuts"])
