@@ -293,3 +293,29 @@ def test_dask_and_a_killed_worker(here: str, tmp_path: Path) -> None:
         threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
         assert text(search) == here
         search.measured.ledger.close()  # type: ignore[attr-defined]
+
+
+class Products(nn.Module):
+    """Queries and keys, whose product no tensor of the model can mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.q(x) @ self.k(x).mT).softmax(-1) @ self.v(x)).mean(1)
+
+
+def test_a_worker_knows_what_leaves_between_the_layers() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 5, 6)
+    graph = trace(Products(), x[:2])
+    assert graph.provenance.atoms.products
+    evaluate = Evaluation([(x, torch.randn(64, 3))], fall)
+    with ThreadPoolExecutor(1) as executor:
+        found = [
+            Search(graph, calibrate(graph, [x]), evaluate, shares=SHARES, workers=workers).run().to_dict()
+            for workers in (None, executor)
+        ]
+    assert {group["group"] for group in found[0]["groups"]} >= {"q"}
+    assert found[0] == found[1]
