@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", choices=choices, default=["vgg"], metavar="NAME",
                         help=f"of {', '.join(choices)} (default vgg)")  # fmt: skip
     parser.add_argument("--samples", nargs="+", type=int, default=[2048], metavar="N",
-                        help="evaluation images, up to 5000 (default 2048)")  # fmt: skip
+                        help="evaluation images, up to 3976 (default 2048)")  # fmt: skip
     parser.add_argument("--candidates", type=int, default=14, help="how many the plain sweep runs before its time is "
                         "scaled up to all of them; 0 runs them all (default 14)")  # fmt: skip
     parser.add_argument("--peer", choices=["aimet"], help="AIMET's search on the same images")
