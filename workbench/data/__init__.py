@@ -26,7 +26,7 @@ def fashion_mnist(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         all 10,000 test images. They report, they never choose.
     ``"calibration"``
         1,024 of the last 5,000 training images, which no shipped network was trained on: for statistics and repair. On
-        images that it was trained on a network is surer than on any others, and what is fitted there fits less elsewhere.
+        images that it was trained on a network is surer than elsewhere, and what is fitted there fits less elsewhere.
     ``"search"``
         2,048 others of the last 5,000: the score a search may see.
     ``"tune"``
