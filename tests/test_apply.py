@@ -215,6 +215,42 @@ def test_a_transposed_convolution_with_groups_is_repaired() -> None:
         assert _distance(model(fresh), mended.model(fresh)) < 1e-9
 
 
+class Products(nn.Module):
+    """Linear layers by their products: with what is added, and plain."""
+
+    def __init__(self, first: nn.Linear, second: nn.Linear, third: nn.Linear):
+        super().__init__()
+        self.first, self.added = nn.Parameter(first.weight.detach().mT.clone()), nn.Parameter(first.bias.detach())
+        self.second, self.more = nn.Parameter(second.weight.detach().mT.clone()), nn.Parameter(second.bias.detach())
+        self.third = nn.Parameter(third.weight.detach().mT.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addmm(self.added, x, self.first).relu()
+        x = torch.addmm(self.more, x, self.second).relu()
+        return x @ self.third
+
+
+def test_products_with_a_weight_are_layers_as_linear_ones_are() -> None:
+    torch.manual_seed(0)
+    linear = nn.Sequential(
+        nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 4, bias=False)
+    ).double()  # fmt: skip
+    products = Products(linear[0], linear[2], linear[4])  # type: ignore[arg-type]  # each is an nn.Linear
+    data = [torch.randn(64, 6).double()]
+    graphs = [trace(model, data[0]) for model in (linear, products)]
+    assert [layer.shape for layer in graphs[1].layers] == [layer.shape for layer in graphs[0].layers]
+    smaller = []
+    for graph in graphs:
+        statistics = calibrate(graph, data)
+        kept = {g.name: Elimination()(GroupView.of(graph, g.name, statistics)).kept(g.units // 2) for g in graph.groups}
+        applied = apply(graph, plan_of(graph, kept), data)
+        assert verify(graph.model, applied.model, data[0]).ok
+        assert all(repair.error[1] < repair.error[0] for repair in applied.repairs.values())
+        smaller.append(applied.model(data[0]))
+    assert [*graphs[1].consumers] == ["first", "second"]
+    assert difference(*smaller) < 1e-9
+
+
 @pytest.mark.parametrize(
     "middle",
     [

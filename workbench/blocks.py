@@ -45,7 +45,7 @@ class Blocks:
             return None
         weight = layer.turned(graph.program.tensors[layer.weight]).detach().double().cpu().flatten(1)
         scale = weight.square().sum(0)[columns].sum(1).sqrt()
-        return cls(columns, scale, layer.op == "linear", layer.source)
+        return cls(columns, scale, len(layer.shape) == 2, layer.source)
 
     def positions(self, values: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """At most ``count`` places of a sample, drawn without repeats, in order."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 128  # columns, or rows
+BLOCK = 256  # columns, or rows
 
 
 @dataclass

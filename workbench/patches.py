@@ -38,7 +38,7 @@ class Patches:
         node = next(node for node in program.nodes if node.name == layer.node)
         arguments = bind(node, node.args, node.kwargs)
         kernel = tuple(layer.shape[2:])
-        if op_name(node) == "linear":
+        if op_name(node) == "linear" or layer.product:
             return cls((), (), (), (), 1, layer.source, layer.node)
         rank = len(kernel)
         if layer.transposed:

@@ -239,6 +239,8 @@ def scores_of(test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, s
 
 
 def _layer(layer: Layer, weight: torch.Size, stays: Survivors, result: Result) -> dict[str, Any]:
+    if layer.product:
+        weight = torch.Size([weight[1], weight[0]])
     groups_left = _groups_left(layer, weight, stays)
     if layer.transposed:
         weight = torch.Size([weight[1] * groups_left, weight[0] // groups_left, *weight[2:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,9 @@ from workbench.graph.inputs import Inputs
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES
+from workbench.refine import refinement
 from workbench.refine.features import Features, scales_of
+from workbench.refine.optimizer import Moving
 from workbench.refine.refinement import VALUES
 
 module = importlib.import_module("workbench.apply")
@@ -125,8 +128,9 @@ def test_never_worse_on_fresh_samples(seed: int, samples: int, share: float) -> 
         assert error(model, refined.model, fresh) <= 1.05 * error(model, repaired, fresh)
 
 
-def test_what_does_not_help_is_not_kept() -> None:
+def test_what_does_not_help_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """However wild the steps are, the model is the one that the repair alone gives, from all samples."""
+    monkeypatch.setattr(refinement, "REACH", math.inf)
     _, graph = net()
     data = [torch.randn(64, 3, 8, 8)]
     plain = apply(graph, half(graph), data)
@@ -137,6 +141,32 @@ def test_what_does_not_help_is_not_kept() -> None:
         assert all(map(torch.equal, plain.model.state_dict().values(), applied.model.state_dict().values()))
     assert wild[1].refined is not None
     assert "diverged" in wild[1].refined.failed
+
+
+def test_where_little_is_lost_little_is_moved() -> None:
+    """Of twins one leaves: the repair is all but perfect, and steps of the usual size would undo it."""
+    model, graph = net()
+    with torch.no_grad():
+        model.a.weight[3], model.a.bias[3] = model.a.weight[0], model.a.bias[0]  # type: ignore[index]  # it has a bias
+    graph = trace(model, torch.randn(2, 3, 8, 8))
+    kept = {"a": [unit for unit in range(12) if unit != 3]}
+    data = [smooth(64)]
+    small = without_judges(graph, plan_of(graph, kept), data)
+    before = [parameter.detach().clone() for parameter in small.parameters()]
+    lost = error(model, small, smooth(64))
+    QUICK.apply_(graph, small, Batches.of(data))
+    moved = [((p - was).norm() / (1 + was.norm())).item() for p, was in zip(small.parameters(), before, strict=True)]
+    assert lost < 1e-6
+    assert max(moved) < 1e-2
+
+
+def test_a_gradient_whose_square_is_nothing_makes_no_giant_step() -> None:
+    parameter = nn.Parameter(torch.ones(8))
+    moving = Moving.of(parameter)
+    for number in range(1, 20):
+        parameter.grad = torch.full((8,), 1e-25)
+        moving.step(1e-3, number)
+    assert (parameter - 1).abs().max() < 20 * 1e-3
 
 
 def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:

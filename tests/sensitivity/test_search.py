@@ -166,6 +166,15 @@ def test_auto_measures_what_the_plan_hangs_on(monkeypatch: pytest.MonkeyPatch) -
     assert measured == {("0", 8), ("0", 6), ("2", 11)}  # on both sides; what was measured stays
 
 
+def test_what_cannot_be_predicted_is_measured() -> None:
+    search = searching(samples=300)
+    name = next(iter(search.expected))
+    search.expected[name] = ()  # as of a group that no layer with a weight reads
+    curves = search.run("auto")
+    assert all(point.degradation is not None for point in curves[name].points)
+    assert len([p for curve in curves for p in curve.points if p.degradation is None]) > 0
+
+
 def test_no_more_is_measured_where_the_prediction_says_more() -> None:
     model, evaluate, data = made(3000)
     draw = torch.Generator().manual_seed(0)

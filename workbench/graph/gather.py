@@ -144,6 +144,8 @@ def _obstacle(graph: ChannelGraph, layer: Layer) -> str:
         return "it has groups"
     if layer.transposed:
         return "it is a transposed convolution"
+    if layer.product:
+        return "its weight is no module's own kind"
     if layer.shape[1] < 2:
         return "it has a single one"
     if not graph.runs_once(layer) or _shared(graph, layer):

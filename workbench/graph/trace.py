@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from workbench.errors import Refused
+from workbench.graph.call import bind, is_batch_norm, op_name
 from workbench.graph.gather import with_gathers
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
 from workbench.graph.inputs import Inputs, content_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from workbench.cost.count import Cost
 
 LAYERS = ("conv1d", "conv2d", "conv3d", "linear", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+PRODUCTS = {"addmm": "mat2", "mm": "mat2", "matmul": "other"}  # x @ weight, and which argument the weight is
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,18 @@ class Layer:
         """Whether it is a transposed convolution, whose weight is ``[in, out / groups, kernel...]``."""
         return self.op.startswith("conv_transpose")
 
+    @property
+    def product(self) -> bool:
+        """Whether it is a plain product of what it reads with a weight ``[in, out]``."""
+        return self.op in PRODUCTS
+
     def turned(self, weight: torch.Tensor) -> torch.Tensor:
         """The weight as a convolution's, ``[out, in / groups, kernel...]``, and such a one as the layer's own again.
 
         A transposed convolution is one over its input with zeros between, with its kernel backwards.
         """
+        if self.product:
+            return weight.mT
         if not self.transposed:
             return weight
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
@@ -221,38 +230,50 @@ def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
 
 def _layers(program: Program, provenance: Provenance, samples: int) -> tuple[Layer, ...]:
     """The convolutions and linear layers whose weight the model owns, in the order they run."""
-    from workbench.graph.call import bind, op_name
-
     found = []
     for node in program.nodes:
-        if op_name(node) not in LAYERS:
+        places = _arguments(node)
+        if places is None:
             continue
-        arguments = bind(node, node.args, node.kwargs)
-        weight, bias = (
-            program.state.get(arguments[key].name) if arguments[key] else None for key in ("weight", "bias")
-        )
+        source, *tensors = places
+        weight, bias = (program.state.get(one.name) if isinstance(one, Node) else None for one in tensors)
         if weight is None:
             continue
         op, shape, shapes = op_name(node), program.tensors[weight].shape, provenance.run.shapes
-        groups, source = arguments.get("groups", 1), arguments["input"].name
+        groups = bind(node, node.args, node.kwargs).get("groups", 1)
+        if op in PRODUCTS:
+            if len(shape) != 2 or (bias and program.tensors[bias].shape != shape[1:]):
+                continue
+            shape = torch.Size([shape[1], shape[0]])
         if op.startswith("conv_transpose"):
-            positions = shapes[source].numel() // samples // shape[0]
+            positions = shapes[source.name].numel() // samples // shape[0]
             shape = torch.Size([shape[1] * groups, shape[0] // groups, *shape[2:]])
         else:
             positions = shapes[node.name].numel() // samples // shape[0]  # a forward may fold time into the batch
         found.append(
             Layer(
-                layer_name(weight), op, node.name, weight, bias, shape, positions, source, groups,
+                layer_name(weight), op, node.name, weight, bias, shape, positions, source.name, groups,
                 None if bias else _mean_behind(node, program),
             )
         )  # fmt: skip
     return tuple(found)
 
 
+def _arguments(node: Node) -> tuple[Node, Any, Any] | None:
+    """What an operation reads, its weight and its bias; None where it is no layer."""
+    op = op_name(node)
+    if op not in LAYERS and op not in PRODUCTS:
+        return None
+    given = bind(node, node.args, node.kwargs)
+    if op in LAYERS:
+        return given["input"], given["weight"], given["bias"]
+    if op != "addmm":
+        return given["self"], given[PRODUCTS[op]], None
+    return (given["mat1"], given["mat2"], given["self"]) if given["beta"] == given["alpha"] == 1 else None
+
+
 def _mean_behind(node: Node, program: Program) -> str | None:
     """The running mean of the BN that alone reads an operation, where it is no other's, too."""
-    from workbench.graph.call import bind, is_batch_norm
-
     users = list(node.users)
     if len(users) != 1 or not is_batch_norm(users[0]):
         return None

@@ -7,6 +7,7 @@ the right one (SOAP, Vyas et al. 2024, on one side).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -43,7 +44,8 @@ class Moving:
         self.mean.lerp_(gradient, 1 - BETAS[0])
         self.square.lerp_(gradient.square(), 1 - BETAS[1])
         corrected = self.square / (1 - BETAS[1] ** number)
-        direction = self.mean / (1 - BETAS[0] ** number) / corrected.sqrt().clamp_min(torch.finfo(gradient.dtype).tiny)
+        least = math.sqrt(torch.finfo(gradient.dtype).tiny)  # of gradients below it the squares are zero
+        direction = self.mean / (1 - BETAS[0] ** number) / corrected.sqrt().clamp_min(least)
         size = max(self.parameter.square().mean().sqrt().item(), LEAST)
         self.parameter.sub_(rate * size * self._turned(direction, back=True).view_as(self.parameter))
 

@@ -22,6 +22,7 @@ from workbench.refine.split import Split
 
 VALUES = 3  # the original's, the smaller model's, and the gradients of these
 WARM_UP = 0.2  # share of the steps in which the rate rises
+REACH = 0.08  # of the root of the loss at first: larger steps do more harm than there is to make good
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Refinement:
     Parameters
     ----------
     steps : how many
-    rate : the largest step, as a share of each parameter's root mean square
+    rate : the largest step, as a share of each parameter's root mean square; less where little is to be made good
     features : weight of the layers' error beside the output's
     batch : samples a step, at most; their gradients are added up from parts that fit into memory
     held_out : at most this many samples judge and are not fitted to; at most a quarter of all
@@ -135,6 +136,7 @@ class Refinement:
         for parameter in parameters:
             parameter.requires_grad_(True)
         draws = split.forever(generator)
+        rate = math.inf
         for number in tqdm(range(self.steps), "refine", disable=not progress, unit="step"):
             inputs = next(draws)
             inputs = blended(inputs, generator) if self.blend else inputs
@@ -142,13 +144,17 @@ class Refinement:
             with torch.no_grad():
                 whole = features.original(graph.model, inputs) if len(parts) == 1 else None
                 scales = scales_of([whole] if whole else (features.original(graph.model, part) for part, _ in parts))
+            total = 0.0
             for part, share in parts:
                 with torch.no_grad():
                     wanted = whole or features.original(graph.model, part)
                 with torch.enable_grad():
                     outputs, layers = features.errors(wanted, features.smaller(small, part), scales)
-                    (share * (outputs + self.features * layers)).backward()
-            quasi.step(self.rate * _schedule((number + 0.5) / self.steps))
+                    loss = share * (outputs + self.features * layers)
+                    loss.backward()
+                total += loss.item()
+            rate = min(rate, self.rate, REACH * math.sqrt(total)) if number == 0 else rate
+            quasi.step(rate * _schedule((number + 0.5) / self.steps))
 
 
 def _schedule(progress: float) -> float:

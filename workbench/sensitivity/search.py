@@ -140,6 +140,7 @@ class Search:
             return self.curves()
         everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
         first = everywhere if mode == "measured" else self._anchors(everywhere)
+        first += [(name, kept) for name, kept in everywhere if not self.expected[name] and mode == "auto"]
         self.measure([place for place in first if not self.measured.seen((place,))])
         for _ in range(ROUNDS):
             curves = self.curves()
