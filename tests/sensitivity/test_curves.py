@@ -316,3 +316,11 @@ def test_the_ranking_shows_ties() -> None:
         ("1", "least"), ("2-4", "a"), ("2-4", "b"), ("2-4", "guess"), ("5", "sure"), ("", "unknown"),
     ]  # fmt: skip
     assert found["loss"][:5].tolist() == [0.001, 0.1, 0.2, 0.3, 0.5]
+
+
+def test_a_prediction_that_is_far_too_small_does_not_outweigh_what_was_measured() -> None:
+    path = Path(tuple(range(8)))
+    low = Curve("a", 8, (Point(0.5, 4, degradation=0.3, predicted=0.03, deviation=0.05),), path)
+    near = Curve("a", 8, (Point(0.5, 4, degradation=0.03, predicted=0.3, deviation=0.5),), path)
+    assert low.fitted[0] > 0.25
+    assert near.fitted[0] > 0.25  # nor does what was hardly measured outweigh the prediction

@@ -148,7 +148,8 @@ def _best_guess(point: Point) -> float:
         return predicted or 0.0
     if not deviation or not predicted:
         return measured
-    precisions = (deviation**-2, (TRUST * predicted) ** -2)
+    # of the larger of both: a prediction that is far too small would else be trusted most
+    precisions = (deviation**-2, (TRUST * max(predicted, measured)) ** -2)
     return (precisions[0] * measured + precisions[1] * predicted) / sum(precisions)
 
 
