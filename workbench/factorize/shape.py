@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.moments import Moments
 
-JITTER = 1e-9  # of the mean square of the inputs: what the data does not span is kept by size, as plain methods do
+JITTER = 1e-8  # of the mean square of the inputs: what the data does not span is kept by size, as plain methods do
 DEPTHWISE = "it is depthwise: each output reads one channel, which has no rank to lower"
 NO_KERNEL = "it has no kernel, where weight_svd does the same with fewer layers"
 
@@ -135,8 +135,12 @@ def metric_of(moments: Moments, intercept: bool = True) -> Tensor:
         sums = moments.xx[:, :-1, -1]
         metric -= sums[:, :, None] * sums[:, None] / moments.count
     scale = torch.diagonal(metric, dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(metric.dtype).tiny)
-    torch.diagonal(metric, dim1=1, dim2=2).add_(JITTER * scale[:, None])
-    return metric
+    jitter = JITTER
+    while True:  # rows are multiplied in float32: their rounding may be more than the smallest eigenvalue
+        lifted = metric + jitter * scale[:, None, None] * torch.eye(metric.shape[-1], dtype=metric.dtype)
+        if not torch.linalg.cholesky_ex(lifted)[1].any():
+            return lifted
+        jitter *= 10
 
 
 def error_of(difference: Tensor, metric: Tensor | None) -> float:

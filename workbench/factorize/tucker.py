@@ -1,7 +1,7 @@
 """Tucker-2: 1 x 1 to few channels, k x k between few channels, 1 x 1 out of them (Kim et al. 2016).
 
-One number stands for both ranks: at rank t of T the inputs have the share t / T of their full rank, and so have the
-outputs. For fixed input directions both other factors have a closed form (reduced-rank regression).
+One number stands for both ranks, of the inputs and of the outputs; each is at most its full one. For fixed input
+directions both other factors have a closed form (reduced-rank regression).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Tucker:
     Examples
     --------
     >>> [factor.shape[1:] for factor in Tucker().factors(torch.randn(1, 8, 4, 3, 3).double(), 4)]
-    [torch.Size([2, 4, 1, 1]), torch.Size([4, 2, 3, 3]), torch.Size([8, 4, 1, 1])]
+    [torch.Size([4, 4, 1, 1]), torch.Size([4, 4, 3, 3]), torch.Size([8, 4, 1, 1])]
     """
 
     @property
@@ -43,9 +43,8 @@ class Tucker:
 
     def ranks(self, shape: Shape, rank: int) -> tuple[int, int]:
         """Of the inputs and of the outputs."""
-        whole = self.full(shape)
-        into, out = (-(-rank * most // whole) for most in _modes(shape))
-        return into, out
+        into, out = _modes(shape)
+        return min(rank, into), min(rank, out)
 
     def stages(self, shape: Shape, rank: int) -> tuple[Stage, ...]:
         """What the layer becomes."""
