@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.evaluation import Evaluation, Fidelity
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
+    from workbench.manual import Ratio
     from workbench.methods import Methods
     from workbench.plan import Plan, Rank
     from workbench.refine import Refined, Refinement
@@ -40,6 +41,7 @@ _HOMES = {
     "workbench.evaluation": ("Evaluation", "Fidelity"),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
+    "workbench.manual": ("Ratio",),
     "workbench.methods": ("Methods",),
     "workbench.plan": ("Plan", "Rank"),
     "workbench.refine": ("Refined", "Refinement"),
@@ -52,9 +54,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "Layer", "Member",
-    "Methods", "Plan", "Rank", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study",
-    "Unreachable", "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify",
-    "zoo",
+    "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics",
+    "Study", "Unreachable", "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace",
+    "verify", "zoo",
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property
@@ -19,8 +19,9 @@ from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.factorize import Left, Site, sites_of
-from workbench.graph.trace import ChannelGraph, trace
+from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
+from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
 from workbench.methods import CHANNELS, Methods
 from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
@@ -59,6 +60,7 @@ class Study:
     name : of the model, for the report
     progress : show progress bars
     methods : what the search may do to a layer; by default channels leave, and no layer is factorised
+    ignore : layers that keep all their channels and their rank: names, patterns of names (``"blocks.*.conv1"``), types
 
     Examples
     --------
@@ -76,6 +78,7 @@ class Study:
         criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
         store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
         seed: int = 0, name: str | None = None, progress: bool = False, methods: Methods = CHANNELS,
+        ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -87,7 +90,7 @@ class Study:
         self.store, self.workers, self.retries = store, workers, retries
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
-        self.methods = methods
+        self.methods, self.ignore = methods, ignore
         self.seconds: dict[str, float] = {}
         self._mode = "auto"
         self._curves: SensitivityCurves | None = None
@@ -104,7 +107,13 @@ class Study:
     @cached_property
     def sites(self) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
         """The layers whose rank the methods can lower, and those that keep theirs, with the reason."""
-        return sites_of(self.graph, self.methods.ranks)
+        sites, left = sites_of(self.graph, self.methods.ranks)
+        names = {layer.name for layer in self._ignored()}
+        ignored = tuple(Left(site.layer.name, "it is to be ignored") for site in sites if site.layer.name in names)
+        return tuple(site for site in sites if site.layer.name not in names), (*left, *ignored)
+
+    def _ignored(self) -> list[Layer]:
+        return [layer for pattern in self.ignore for layer in layers_like(self.graph, pattern)]
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -124,7 +133,7 @@ class Study:
             return Search(
                 graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, store=self.store,
                 workers=self.workers, retries=self.retries, progress=self.progress, sites=self.sites[0],
-                channels=self.methods.channels,
+                groups=free_groups(graph, self._ignored()) if self.methods.channels else (),
             )  # fmt: skip
 
     def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
@@ -163,6 +172,31 @@ class Study:
         curves = self._searched([budget], solver)
         with self._timed("allocate"):
             return make_plan(self.graph, curves, budget, solver)
+
+    def by_hand(self, settings: Mapping[Pattern, Setting]) -> Plan:
+        """The plan in which layers have the ratios, ranks or input channels that are given, and all others stay.
+
+        Keys are names of layers, patterns of names or types of modules. Whatever the ``methods`` of a search are, all
+        can be set by hand.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer, or it cannot have that.
+
+        Examples
+        --------
+        >>> import torch, workbench as wb
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> study = wb.Study(model, torch.randn(1, 8), calibration=[torch.randn(64, 8)])
+        >>> plan = study.by_hand({"0": wb.Rank("weight_svd", 3), "2": wb.Ratio(0.5)})
+        >>> study.compress(plan).model[0]
+        Sequential(
+          (0): Linear(in_features=8, out_features=3, bias=False)
+          (1): Linear(in_features=3, out_features=8, bias=True)
+        )
+        """
+        return plan_by_hand(self.graph, self.search, settings)
 
     def refine(self, plan: Plan | Budget, evaluations: int = 100, solver: Solver | None = None) -> Plan:
         """A plan under the same budget that loses less in earnest, or the same plan where none was found.

@@ -10,7 +10,7 @@ import torch
 from workbench.calibrate import Statistics
 from workbench.cost.sizes import Product, Share, Size, Sizes, multiplied
 from workbench.factorize.layers import Form, grouped
-from workbench.factorize.shape import Stage, macs_of, metric_of, params_of
+from workbench.factorize.shape import Stage, metric_of, params_of
 from workbench.factorize.sites import Site
 from workbench.fisher import weighed
 from workbench.graph.trace import ChannelGraph
@@ -137,9 +137,8 @@ def _entries(graph: ChannelGraph, site: Site, statistics: Statistics) -> list[En
 
 def _cost(site: Site, form: Form) -> int | None:
     """Multiplications of a form for a sample; None where it saves none, or no parameters."""
-    shape, layer = site.shape, site.layer
+    shape, layer, macs = site.shape, site.layer, site.cost(form)
     stages = form.method.stages(shape, form.rank)
-    macs = macs_of(shape, stages, site.before, site.after, site.rows)
     cheaper = macs < layer.shape.numel() * layer.positions and params_of(shape, stages) < layer.shape.numel()
     return macs if cheaper else None
 

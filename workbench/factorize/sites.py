@@ -9,8 +9,8 @@ from math import prod
 from torch import nn
 
 from workbench.blocks import Blocks
-from workbench.factorize.layers import KINDS
-from workbench.factorize.shape import Method, Shape, Stage, positions_of
+from workbench.factorize.layers import KINDS, Form
+from workbench.factorize.shape import Method, Shape, Stage, macs_of, positions_of
 from workbench.graph.call import layer_of
 from workbench.graph.gather import Gathered
 from workbench.graph.modules import HOOKS
@@ -32,6 +32,11 @@ class Site:
         """How often each stage is applied to one sample."""
         return positions_of(stages, self.before, self.after, self.rows)
 
+    def cost(self, form: Form) -> int:
+        """Multiplications of a form for one sample."""
+        stages = form.method.stages(self.shape, form.rank)
+        return macs_of(self.shape, stages, self.before, self.after, self.rows)
+
 
 @dataclass(frozen=True)
 class Left:
@@ -52,7 +57,7 @@ def sites_of(graph: ChannelGraph, methods: Sequence[Method]) -> tuple[tuple[Site
         shape = Shape.of(layer.shape, layer.groups)
         whys = {method: method.unfit(shape) for method in methods}
         fit = tuple(method for method, why in whys.items() if not why)
-        why = _fixed(graph, layer) or ("" if fit else next(iter(whys.values()), ""))
+        why = fixed(graph, layer) or ("" if fit else next(iter(whys.values()), ""))
         if why:
             left.append(Left(layer.name, why))
         elif fit:
@@ -60,7 +65,7 @@ def sites_of(graph: ChannelGraph, methods: Sequence[Method]) -> tuple[tuple[Site
     return tuple(sites), tuple(left)
 
 
-def _fixed(graph: ChannelGraph, layer: Layer) -> str:
+def fixed(graph: ChannelGraph, layer: Layer) -> str:
     """Why no sequence of layers can stand in this one's place; empty where one can."""
     if layer.transposed:
         return "it is a transposed convolution, for which no method is known here"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, cast
 
@@ -74,7 +74,7 @@ class Search:
         ``client.get_executor()`` gives); None scores them here. The curves are the same to the last bit
     retries : how often a candidate is tried again whose evaluation raised, gave NaN or killed its worker
     sites : the layers whose rank may be lowered, by which methods
-    channels : whether channels may leave
+    groups : those that may lose units; by default all that can exactly
 
     Raises
     ------
@@ -90,13 +90,14 @@ class Search:
         self, graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
         criterion: Criterion | None = None, shares: Sequence[float] = SHARES, seed: int = 0, memory: int = MEMORY,
         store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
-        progress: bool = False, sites: Sequence[Site] = (), channels: bool = True,
+        progress: bool = False, sites: Sequence[Site] = (), groups: Collection[str] | None = None,
     ):  # fmt: skip
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries={retries!r} must be a whole number, 0 or more")
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         criterion = criterion or Elimination()
-        bar = tqdm(graph.exact if channels else (), "select", disable=not progress, unit="group")
+        free = [group for group in graph.exact if groups is None or group.name in groups]
+        bar = tqdm(free, "select", disable=not progress, unit="group")
         self.paths = {group.name: self._path(group.name, criterion) for group in bar}
         self.ladders = ladders_of(graph, sites, statistics)
         self.paths |= {name: ladder.path for name, ladder in self.ladders.items()}
