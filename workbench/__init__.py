@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from workbench.evaluation import Evaluation, Fidelity
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
-    from workbench.plan import Plan
+    from workbench.manual import Ratio
+    from workbench.methods import Methods
+    from workbench.plan import Plan, Rank
     from workbench.refine import Refined, Refinement
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
@@ -39,7 +41,9 @@ _HOMES = {
     "workbench.evaluation": ("Evaluation", "Fidelity"),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
-    "workbench.plan": ("Plan",),
+    "workbench.manual": ("Ratio",),
+    "workbench.methods": ("Methods",),
+    "workbench.plan": ("Plan", "Rank"),
     "workbench.refine": ("Refined", "Refinement"),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
@@ -50,8 +54,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "Layer", "Member",
-    "Plan", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable",
-    "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
+    "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics",
+    "Study", "Unreachable", "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace",
+    "verify", "zoo",
 ]  # fmt: skip
 
 

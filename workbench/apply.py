@@ -20,15 +20,17 @@ from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, ROWS, Batches, Evidence, Reader
 from workbench.drift import Shortcut
+from workbench.factorize import factorize_, form_of
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
+from workbench.graph.record import Factored
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.plan import Plan
 from workbench.reconstruct import RIDGES, Repair
 from workbench.refine import Refined, Refinement
-from workbench.repair import kept_columns, repair_layer, repaired_tensors
+from workbench.repair import kept_columns, lowered, repair_layer, repaired_tensors
 from workbench.spill import Memory, Spill
 
 
@@ -54,16 +56,16 @@ def apply(
     Raises
     ------
     ValueError
-        The plan was made for another model.
+        The plan was made for another model, or names a method that there is not.
     Refused
-        The model's forward contradicts the smaller tensors.
+        The model's forward contradicts the smaller tensors, or a layer cannot be replaced.
     """
     if plan.model != graph.fingerprint:
         raise ValueError(
             f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
         )
     batches = Batches.of(calibration)
-    if refinement is None or not plan.cut:
+    if refinement is None or not plan.places:
         return Applied(*_repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress))
     fitted = refinement.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
     small, repairs = _repaired(_Pair(graph, plan, fitted, ridges, rows, memory, seed), progress)
@@ -78,7 +80,8 @@ def _repaired(pair: _Pair, progress: bool) -> tuple[nn.Module, dict[str, Repair]
     tensors, repairs = pair.run(progress)
     repaired = copy.deepcopy(pair.graph.model)
     set_tensors_(repaired, tensors)
-    return smaller(pair.graph, repaired, record_of(pair.graph, pair.plan.kept)), repairs
+    small = smaller(pair.graph, repaired, record_of(pair.graph, pair.plan.kept))
+    return factorize_(small, pair.factors) if pair.factors else small, repairs
 
 
 class _Pair:
@@ -89,6 +92,8 @@ class _Pair:
         seed: int,
     ):  # fmt: skip
         self.graph, self.plan, self.program, self.ridges = graph, plan, graph.program, ridges
+        self.factors = [Factored(layer, rank.method, rank.rank) for layer, rank in plan.ranks.items()]
+        self.forms = {factored.layer: form_of(factored) for factored in self.factors}
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         self.readers = {
@@ -131,11 +136,14 @@ class _Pair:
         """Fit the layer to the original's outputs from the compressed network's inputs."""
         layer, reader = self.layers[node.name], self.readers[node.name]
         columns = kept_columns(self.graph, layer, self.plan.cut)
-        if reader.how.input not in self.small[0] and len(columns) == reader.size[1]:
+        form = self.forms.get(layer.name)
+        if reader.how.input not in self.small[0] and len(columns) == reader.size[1] and form is None:
             return  # nothing before it changed, and it loses nothing
         evidence = self._evidence(reader, columns, Shortcut.of(node, self.program))
         stay = next((cut.kept for cut in self.cuts if cut.tensor == layer.weight and cut.role == "out"), None)
         repair = repair_layer(self.graph, layer, columns, evidence, self.ridges, stay)
+        if form is not None:
+            repair = lowered(layer, form, repair, columns, evidence, stay)
         self.repairs[layer.name] = repair
         self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
         placeholder = {tensor: name for name, tensor in self.program.state.items()}

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from workbench.factorize import factorize_
 from workbench.graph.inputs import Inputs
-from workbench.graph.record import Cut, Record, recorded, remember
+from workbench.graph.record import Cut, Factored, Record, recorded, remember
 from workbench.graph.tensors import own_tensors
 from workbench.graph.trace import trace
 from workbench.graph.winnow import cut_model, rebuilt
@@ -45,6 +46,7 @@ def save(result: Result, directory: Path) -> Path:
     plan = {
         **result.plan.to_dict(),
         "name": result.source.name,
+        "factors": [asdict(factored) for factored in record.factors],
         "cuts": [asdict(cut) for cut in record.cuts],
         "approximate": list(record.approximate),
         "rewritten": record.rewritten,
@@ -108,8 +110,9 @@ def _rebuilt(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> nn.Modu
                 f"{folder} was made of a model whose {cut.tensor} has {cut.size} indices in dimension {cut.dim}; this "
                 f"{type(model).__name__} has {'no such tensor' if found is None else f'the shape {list(found)}'}"
             )
-    small = cut_model(model, cuts) if graph is None else rebuilt(graph, model, record)
-    return remember(small, record)
+    small = remember(cut_model(model, cuts) if graph is None else rebuilt(graph, model, record), record)
+    factors = [Factored(**factored) for factored in plan.get("factors", ())]  # older artefacts have none
+    return factorize_(small, factors, blank=True) if factors else small
 
 
 def read_plan(folder: Path) -> Mapping[str, Any]:

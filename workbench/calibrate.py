@@ -79,7 +79,7 @@ class Statistics:
 
 def calibrate(
     graph: ChannelGraph, calibration: Iterable[Any], *, needs: Collection[str] = (), loss: Loss | None = None,
-    rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False,
+    rows: int = ROWS, memory: int = MEMORY, seed: int = 0, progress: bool = False, also: Sequence[Layer] = (),
 ) -> Statistics:  # fmt: skip
     """Gather second moments of every layer whose inputs can be pruned, and of what it makes of them.
 
@@ -95,6 +95,7 @@ def calibrate(
     memory : bytes that the moments may take: what does not fit is gathered in another pass over the data, and what was
         gathered before waits on disk
     seed : of that draw
+    also : layers of which the same is gathered though their inputs cannot be pruned
 
     Raises
     ------
@@ -103,6 +104,7 @@ def calibrate(
     """
     batches = Batches.of(calibration)
     read = {layer.node: layer for group in graph.exact for layer in graph.consumers[group.name]}
+    read |= {layer.node: layer for layer in also}
     readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in read.items()}
     layers: MutableMapping[str, Evidence] = Spill(Memory(memory))
     for some in _rounds(readers, memory):
@@ -115,7 +117,7 @@ def calibrate(
     why = ""
     if "fisher" in needs:
         try:
-            fisher = gather_fisher(graph, batches, loss=loss, seed=seed)
+            fisher = gather_fisher(graph, batches, loss=loss, seed=seed, also=also)
         except Exception as error:  # no derivative, no float output, a loss of the user's that raises
             why = f"{type(error).__name__}: {error}".splitlines()[0]
     return Statistics(layers, batches.samples, batches.fingerprint, signals, fisher, why)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,17 +18,19 @@ FisherFactors = Mapping[str, Tensor]  # by layer
 
 
 def gather_fisher(
-    graph: ChannelGraph, batches: Iterable[Inputs], *, loss: Loss | None = None, seed: int = 0
-) -> FisherFactors:
+    graph: ChannelGraph, batches: Iterable[Inputs], *, loss: Loss | None = None, seed: int = 0,
+    also: Sequence[Layer] = (),
+) -> FisherFactors:  # fmt: skip
     """Second moments of the loss's gradient in each layer's outputs, summed over positions, a mean over samples.
 
-    For each layer that reads a channel group float64 ``[groups, q, q]``, or ``[groups, q]`` where q is large. An output
-    error with covariance D raises the loss by about ``tr(F D) / 2`` (the output factor of K-FAC, Martens & Grosse
-    2015). ``loss`` is by default the cross-entropy against labels drawn from the output.
+    For each layer that reads a channel group, and those in ``also``, float64 ``[groups, q, q]``, or ``[groups, q]``
+    where q is large. An output error with covariance D raises the loss by about ``tr(F D) / 2`` (the output factor of
+    K-FAC, Martens & Grosse 2015). ``loss`` is by default the cross-entropy against labels drawn from the output.
     """
     generator = torch.Generator().manual_seed(seed)
     loss = loss or (lambda output, _inputs: drawn_loss(output, generator))
     layers = {layer.node: layer for group in graph.exact for layer in graph.consumers[group.name]}
+    layers |= {layer.node: layer for layer in also}
     sums: dict[str, Tensor] = {}
     samples = 0
     for inputs in pieces(graph, batches) if layers else ():

@@ -41,12 +41,13 @@ def replan(
     evaluations : how many models may be scored in all, moves (on ``SAMPLES`` samples) and plans (on all)
     """
     known = search.curves()
-    whole = {curve.group: curve.path.kept(curve.units) for curve in known}
-    plan = replace(plan, kept={**whole, **plan.kept}, units={curve.group: curve.units for curve in known})
+    groups = [curve for curve in known if not curve.ladder]
+    whole = {curve.group: curve.path.kept(curve.units) for curve in groups}
+    plan = replace(plan, kept={**whole, **plan.kept}, units={curve.group: curve.units for curve in groups})
     best, least = plan, lost(plan)
-    curves = _sloping(known, LEAST_SLOPE * abs(least) / max(1, len(plan.cut)))
+    curves = _sloping(known, LEAST_SLOPE * abs(least) / max(1, len(plan.places)))
     left, damping = evaluations - 1, DAMPING
-    tried = {_counts(best)}
+    tried = {best.places}
     factors: Factors | None = None
     while damping >= LEAST_DAMPING:
         if factors is None:
@@ -57,13 +58,14 @@ def replan(
             left -= 1 + sum(map(len, moves.values()))
         scaled = _scaled(curves, {name: factor**damping for name, factor in factors.items()})
         found = make_plan(search.graph, scaled, plan.budget, solver)
-        if _counts(found) in tried:
+        if found.places in tried:
             damping /= 2
             continue
         if left < 1:
             break
-        tried.add(_counts(found))
-        expected = sum(curve.at(len(found.kept[curve.group])) for curve in known)
+        tried.add(found.places)
+        kept = _counts(found, known)
+        expected = sum(curve.at(kept[curve.group]) for curve in known)
         left -= 1
         try:
             value = lost(found)
@@ -76,17 +78,19 @@ def replan(
     return replace(best, lost=least)
 
 
-def _counts(plan: Plan) -> Widths:
-    """The groups that lose units, with how many stay."""
-    return tuple((name, len(units)) for name, units in plan.cut.items())
+def _counts(plan: Plan, curves: SensitivityCurves) -> dict[str, int]:
+    """What each curve's choice keeps in a plan."""
+    places = dict(plan.places)
+    return {curve.group: places.get(curve.group, curve.units) for curve in curves}
 
 
 def _moves(search: Search, plan: Plan, curves: SensitivityCurves, most: int) -> dict[str, list[int]]:
     """Of as many groups as can be afforded, those that cost most first, the widths to either side of the plan's."""
-    costly = sorted(curves, key=lambda curve: -curve.at(len(plan.kept[curve.group])))
+    counts = _counts(plan, curves)
+    costly = sorted(curves, key=lambda curve: -curve.at(counts[curve.group]))
     moves = {}
     for curve in costly[: max(0, most)]:
-        kept, step = len(plan.kept[curve.group]), max(1, round(STEP * curve.units))
+        kept, step = counts[curve.group], max(1, round(STEP * curve.units))
         widths = {max(search.paths[curve.group].least, kept - step), min(curve.units, kept + step)} - {kept}
         moves[curve.group] = sorted(width for width in widths if np.isfinite(curve.at(width)))
     return {name: widths for name, widths in moves.items() if widths}
@@ -94,15 +98,15 @@ def _moves(search: Search, plan: Plan, curves: SensitivityCurves, most: int) -> 
 
 def _factors(search: Search, plan: Plan, curves: SensitivityCurves, moves: Mapping[str, list[int]]) -> Factors:
     """How much more each group's moves change the loss than its curve says."""
-    here = {name: len(units) for name, units in plan.kept.items()}
+    here = _counts(plan, curves)
 
     def moved(name: str, width: int) -> Widths:
         counts = here | {name: width}
-        return tuple((group, kept) for group, kept in counts.items() if kept < plan.units[group])
+        return tuple((group, kept) for group, kept in counts.items() if kept < curves[group].units)
 
-    several = [_counts(plan), *(moved(name, width) for name, widths in moves.items() for width in widths)]
+    several = [plan.places, *(moved(name, width) for name, widths in moves.items() for width in widths)]
     search.measured.add_until([some for some in dict.fromkeys(several) if some], SAMPLES)
-    before = _loss(search, _counts(plan))
+    before = _loss(search, plan.places)
     factors = {}
     for name, widths in moves.items():
         curve = curves[name]

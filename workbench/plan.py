@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from workbench.allocate.budget import Budget
 from workbench.allocate.rounding import multiples
 from workbench.cost.sizes import Product, products, sizes_of
 from workbench.cost.work import work_products
+from workbench.factorize.ladder import LADDER, with_ranks
 from workbench.graph.trace import ChannelGraph
 from workbench.sensitivity import SensitivityCurves
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+PLACES = 24  # of a layer's ranks, at most so many of which the solver chooses from
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A layer's rank by a method (see ``workbench.factorize``), and its place on the layer's curve."""
+
+    method: str
+    rank: int
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Plan:
     ``degradation`` is the sum of the curves' losses at these widths; ``gap`` says how far from the best plan this one
     can be at most (0: it is the best), None where the solver proves nothing. ``model`` is the model's fingerprint.
     ``lost`` is what the repaired model that it makes really lost of the search's score, where that was looked at.
+    ``ranks`` are those of the layers that become products of smaller ones, by the layer's name.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -41,16 +53,27 @@ class Plan:
     model: str
     lost: float | None = None
     format: int = FORMAT
+    ranks: Mapping[str, Rank] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         cut = sum(len(units) < self.units[name] for name, units in self.kept.items())
         real = "" if self.lost is None else f", real loss {self.lost:.4g}"
-        return f"Plan({self.budget}: {cut} of {len(self.kept)} groups cut, predicted loss {self.degradation:.4g}{real})"
+        ranks = f", {len(self.ranks)} layers of lower rank" if self.ranks else ""
+        return (
+            f"Plan({self.budget}: {cut} of {len(self.kept)} groups cut{ranks}, predicted loss "
+            f"{self.degradation:.4g}{real})"
+        )
 
     @property
     def cut(self) -> dict[str, tuple[int, ...]]:
         """The groups that lose units, with the units that stay."""
         return {name: units for name, units in self.kept.items() if len(units) < self.units[name]}
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """The groups that lose units, with how many stay, and the layers that lose rank, with where on their curve."""
+        ranks = ((f"{layer}{LADDER}", rank.place) for layer, rank in self.ranks.items())
+        return (*((name, len(units)) for name, units in self.cut.items()), *ranks)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,7 +83,8 @@ class Plan:
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that ``to_dict`` wrote."""
         kept = {name: tuple(units) for name, units in data["kept"].items()}
-        return cls(**{**data, "kept": kept, "budget": Budget(**data["budget"])})
+        ranks = {layer: Rank(**rank) for layer, rank in data.get("ranks", {}).items()}
+        return cls(**{**data, "kept": kept, "budget": Budget(**data["budget"]), "ranks": ranks})
 
     def to_frame(self) -> pd.DataFrame:
         """One row a group: units before and after."""
@@ -84,7 +108,7 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
     Unreachable
         No widths within the measured range meet the budget; the message names the smallest reachable cost.
     """
-    if not graph.exact:
+    if not graph.exact and not any(curve.ladder for curve in curves):
         approximate = f"; {len(graph.groups)} could only approximately" if graph.groups else ""
         raise ValueError(
             f"{type(graph.model).__name__} has no channel group that can shrink{approximate}; graph.frozen and "
@@ -92,25 +116,39 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
         )
     problem = width_problem(graph, curves, budget)
     allocation = solve(problem, solver or Exact())
-    kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in curves}
-    units = {curve.group: curve.units for curve in curves}
-    return Plan(kept, units, budget, allocation.degradation, allocation.gap, graph.fingerprint)
+    widths = [curve for curve in curves if curve.ladder is None]
+    kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in widths}
+    units = {curve.group: curve.units for curve in widths}
+    ranks = {}
+    for ladder in filter(None, (curve.ladder for curve in curves)):
+        place = allocation.options[ladder.name]
+        form = ladder.form(place)
+        if form:
+            ranks[ladder.layer] = Rank(form.method.name, form.rank, place)
+    return Plan(kept, units, budget, allocation.degradation, allocation.gap, graph.fingerprint, ranks=ranks)
 
 
 def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget) -> Problem:
-    """The allocation problem of a model: one choice a group, the widths its curve knows, the budgeted resources."""
+    """The allocation problem of a model: one choice a group, the widths its curve knows, the budgeted resources.
+
+    A layer that may lose rank is one choice more, whose options are the places of its ladder.
+    """
     choices = []
     for curve in curves:
-        widths = [width for width in multiples(curve.units, budget.multiple) if np.isfinite(curve.at(width))]
+        ladder, multiple = curve.ladder, budget.multiple
+        offered = ladder.places(multiple, PLACES) if ladder else multiples(curve.units, multiple)
+        widths = [width for width in offered if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
     cost = graph.cost()
-    orders = {curve.group: curve.path.order for curve in curves}
+    orders = {curve.group: curve.path.order for curve in curves if curve.ladder is None}
+    ladders = [curve.ladder for curve in curves if curve.ladder]
     sizes = sizes_of(graph, orders)
     layers = {
-        "macs": work_products(graph, orders),
-        "params": [
-            (name, products(name, tensor.shape, sizes)) for name, tensor in graph.parameters.items()
-        ],
+        "macs": with_ranks(work_products(graph, orders), {ladder.layer: ladder.work for ladder in ladders}, sizes),
+        "params": with_ranks(
+            [(name, products(name, tensor.shape, sizes)) for name, tensor in graph.parameters.items()],
+            {ladder.site.layer.weight: ladder.elements for ladder in ladders}, sizes,
+        ),
     }  # fmt: skip
     dense = {"macs": cost.macs, "params": cost.params}
     resources = [_resource(name, layers[name], dense[name], share, choices) for name, share in budget.shares.items()]

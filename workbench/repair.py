@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workbench.blocks import Blocks
 from workbench.calibrate import Evidence
+from workbench.factorize.bilinear import SWEEPS
+from workbench.factorize.layers import Form, compose
+from workbench.factorize.shape import Shape, metric_of
 from workbench.graph.trace import ChannelGraph, Layer
+from workbench.moments import Moments
 from workbench.reconstruct import RIDGES, Repair, reconstruct
 from workbench.select.path import columns_of
 
@@ -59,6 +63,60 @@ def _by_channel(
     offset = torch.zeros_like(blocks.scale) if fit.bias is None else fit.bias
     new, shifted = blocks.taken_up(weight, constant.to(weight), fit.weight, offset)
     return Repair(new, shifted, fit.error, fit.ridge)
+
+
+def lowered(
+    layer: Layer, form: Form, repair: Repair, columns: Sequence[int], evidence: Evidence,
+    outputs: Sequence[int] | None = None, sweeps: int = SWEEPS,
+) -> Repair:  # fmt: skip
+    """A repair whose weight is of a lower rank: with the least error of the output by the evidence, or as without data.
+
+    What is better on held-out rows is taken. The rank is at most the full one of what is left of the layer; ``outputs``
+    are those that stay.
+    """
+    stay = torch.arange(len(repair.weight)) if outputs is None or layer.groups > 1 else torch.tensor(outputs)
+    evidence = evidence.outputs(stay) if len(stay) < len(repair.weight) else evidence
+    rows = repair.weight.detach().cpu().double().flatten(1)[stay][:, torch.tensor(columns)]
+    weight = rows.unflatten(1, (-1, *layer.shape[2:])).unflatten(0, (layer.groups, -1))
+    bias = torch.zeros(len(rows)) if repair.bias is None else repair.bias.detach().cpu()[stay]
+    lower = _Lower(layer, form, weight, bias.double().view(layer.groups, 1, -1), sweeps)
+    solution, error = lower.best(evidence)
+    whole = torch.zeros_like(repair.weight).flatten(1)
+    whole[stay[:, None], torch.tensor(columns)] = solution[:, :-1].mT.flatten(0, 1).to(whole)
+    constant = whole.new_zeros(len(whole))
+    constant[stay] = solution[:, -1].flatten().to(whole)
+    error /= evidence.held_out.energy or 1.0
+    return Repair(whole.view_as(repair.weight), constant, (repair.error[0], error), repair.ridge)
+
+
+@dataclass(frozen=True)
+class _Lower:
+    """Solutions ``[groups, p + 1, q]`` of a lower rank than a weight ``[groups, q, p...]`` with its constant."""
+
+    layer: Layer
+    form: Form
+    weight: Tensor
+    constant: Tensor
+    sweeps: int
+
+    def best(self, evidence: Evidence) -> tuple[Tensor, float]:
+        """By the data or without, and its error on held-out rows."""
+        fit, check = evidence.fit, evidence.held_out
+        aware, plain = (check.error(self.solution(fit, by_data)) for by_data in (True, False))
+        return self.solution(evidence.all, aware <= plain), min(aware, plain)  # the choice is made: use every row
+
+    def solution(self, moments: Moments, by_data: bool) -> Tensor:
+        """Where the layer can have another constant, the one that makes the mean error zero."""
+        intercept = bool(self.layer.bias or self.layer.mean)
+        metric = metric_of(moments, intercept) if by_data else None
+        groups, outputs, inputs, *kernel = self.weight.shape
+        shape = Shape(groups, outputs, inputs, tuple(kernel))
+        rank = min(self.form.rank, self.form.method.full(shape))
+        matrix = compose(self.form.method.factors(self.weight, rank, metric, self.sweeps)).flatten(2).mT
+        constant = self.constant
+        if intercept and moments.count:
+            constant = (moments.xy[:, -1:] - moments.xx[:, -1:, :-1] @ matrix) / moments.count
+        return torch.cat([matrix, constant], 1)
 
 
 def repaired_tensors(layer: Layer, repair: Repair, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

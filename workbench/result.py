@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,13 @@ from torch import nn
 from workbench.apply import Applied
 from workbench.cost.count import Cost, count
 from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
+from workbench.factorize import Left, folded, form_of, site_of
 from workbench.graph.masked import survivors
 from workbench.graph.modes import evaluating
+from workbench.graph.modules import safe
+from workbench.graph.record import Factored, recorded
 from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
-from workbench.graph.winnow import record_of
 from workbench.plan import Plan
 from workbench.reconstruct import Repair
 from workbench.refine import Refined
@@ -99,6 +101,7 @@ class Result:
     refined: Refined | None = field(repr=False)
     curves: SensitivityCurves | None = field(repr=False)
     source: Source = field(repr=False)
+    left: Sequence[Left] = field(default=(), repr=False)  # the layers whose rank could not be lowered
 
     def __repr__(self) -> str:
         ratio = ", ".join(
@@ -129,9 +132,13 @@ class Result:
 
     def layers(self) -> list[dict[str, Any]]:
         """One entry a layer; pairs are before and after."""
-        state = self.model.state_dict()
-        stays = survivors(self.graph.provenance, record_of(self.graph, self.plan.kept).cuts)
-        return [_layer(layer, state[layer.weight].shape, stays, self) for layer in self.graph.layers]
+        record = recorded(self.model)
+        assert record is not None  # it comes from apply
+        state = folded(self.model, record)
+        stays = survivors(self.graph.provenance, record.cuts)
+        rows = [_layer(layer, state[layer.weight].shape, stays, self) for layer in self.graph.layers]
+        factors = {factored.layer: factored for factored in record.factors}
+        return [row | _rank(factors.get(row["layer"]), row, self) for row in rows]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as what JSON can hold. ``run`` alone differs between equal runs."""
@@ -149,7 +156,8 @@ class Result:
             "curves": curves,
             "layers": self.layers(),
             "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
-            "frozen": [frozen.to_dict() for frozen in self.graph.frozen],
+            "ranks": {layer: asdict(rank) for layer, rank in self.plan.ranks.items()},
+            "frozen": [*(frozen.to_dict() for frozen in self.graph.frozen), *(left.to_dict() for left in self.left)],
             "refinement": asdict(self.refined) | {"kept": self.refined.kept} if self.refined else None,
             "verification": self.verification.to_dict(),
             "source": {
@@ -170,7 +178,8 @@ class Result:
             pairs = {f"{key} {when}": value for key in ("in", "out", "macs", "params")
                      for when, value in zip(("before", "after"), layer[key], strict=True)}  # fmt: skip
             error = dict(zip(("error", "error repaired"), layer["error"] or (None, None), strict=True))
-            rows.append({"layer": layer["layer"], "kind": layer["kind"], **pairs, **error})
+            rank = " ".join(map(str, layer["rank"].values())) if layer["rank"] else ""
+            rows.append({"layer": layer["layer"], "kind": layer["kind"], "rank": rank, **pairs, **error})
         return pd.DataFrame(rows)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
@@ -205,6 +214,7 @@ class Result:
 def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
     curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None = None,
+    left: Sequence[Left] = (),
 ) -> Result:  # fmt: skip
     """Verify, count and score what ``apply`` made; with ``evaluate`` also by the score that the plan was made by."""
     small = applied.model
@@ -215,7 +225,7 @@ def compare(
     return Result(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
-        source,
+        source, left,
     )  # fmt: skip
 
 
@@ -257,6 +267,23 @@ def _layer(layer: Layer, weight: torch.Size, stays: Survivors, result: Result) -
         "group_in": groups["in"], "group_out": groups["out"],
         "error": list(repair.error) if repair else None,
     }  # fmt: skip
+
+
+def _rank(factored: Factored | None, row: Mapping[str, Any], result: Result) -> dict[str, Any]:
+    """What differs in the entry of a layer that became a sequence of smaller ones."""
+    if factored is None:
+        return {"rank": None}
+    layer = next(layer for layer in result.graph.layers if layer.name == factored.layer)
+    site = site_of(result.graph, layer)
+    stages = form_of(factored).method.stages(site.shape, factored.rank)
+    parts = result.model.get_submodule(safe(layer.name)).children()
+    sizes = [part.get_parameter("weight").numel() for part in parts]
+    macs = sum(size * count for size, count in zip(sizes, site.positions(stages), strict=True))
+    return {
+        "rank": {"method": factored.method, "rank": factored.rank},
+        "macs": [row["macs"][0], macs],
+        "params": [row["params"][0], sum(sizes) + (row["out"][1] if layer.bias else 0)],
+    }
 
 
 def _groups_left(layer: Layer, weight: torch.Size, stays: Survivors) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property
@@ -18,8 +18,11 @@ from workbench.allocate.budget import Budget
 from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.evaluation import Evaluation, Fidelity
-from workbench.graph.trace import ChannelGraph, trace
+from workbench.factorize import Left, Site, sites_of
+from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
+from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
+from workbench.methods import CHANNELS, Methods
 from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
@@ -56,6 +59,8 @@ class Study:
     seed : of what is drawn from the data
     name : of the model, for the report
     progress : show progress bars
+    methods : what the search may do to a layer; by default channels leave, and no layer is factorised
+    ignore : layers that keep all their channels and their rank: names, patterns of names (``"blocks.*.conv1"``), types
 
     Examples
     --------
@@ -72,7 +77,8 @@ class Study:
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
         criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
         store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
-        seed: int = 0, name: str | None = None, progress: bool = False,
+        seed: int = 0, name: str | None = None, progress: bool = False, methods: Methods = CHANNELS,
+        ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -84,6 +90,7 @@ class Study:
         self.store, self.workers, self.retries = store, workers, retries
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
+        self.methods, self.ignore = methods, ignore
         self.seconds: dict[str, float] = {}
         self._mode = "auto"
         self._curves: SensitivityCurves | None = None
@@ -98,13 +105,24 @@ class Study:
             return trace(self.model, self.example_inputs, gather=self.gather, head_dim=self.head_dim)
 
     @cached_property
+    def sites(self) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
+        """The layers whose rank the methods can lower, and those that keep theirs, with the reason."""
+        sites, left = sites_of(self.graph, self.methods.ranks)
+        names = {layer.name for layer in self._ignored()}
+        ignored = tuple(Left(site.layer.name, "it is to be ignored") for site in sites if site.layer.name in names)
+        return tuple(site for site in sites if site.layer.name not in names), (*left, *ignored)
+
+    def _ignored(self) -> list[Layer]:
+        return [layer for pattern in self.ignore for layer in layers_like(self.graph, pattern)]
+
+    @cached_property
     def statistics(self) -> Statistics:
         """Second moments of every prunable layer's input."""
-        graph = self.graph
+        graph, also = self.graph, [site.layer for site in self.sites[0]]
         with self._timed("calibrate"):
             return calibrate(
                 graph, self.calibration, needs={*needs_of(self.criterion), "fisher"}, loss=self.loss,
-                seed=self.seed, progress=self.progress,
+                seed=self.seed, progress=self.progress, also=also,
             )  # fmt: skip
 
     @cached_property
@@ -114,7 +132,8 @@ class Study:
         with self._timed("sensitivity"):
             return Search(
                 graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, store=self.store,
-                workers=self.workers, retries=self.retries, progress=self.progress,
+                workers=self.workers, retries=self.retries, progress=self.progress, sites=self.sites[0],
+                groups=free_groups(graph, self._ignored()) if self.methods.channels else (),
             )  # fmt: skip
 
     def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
@@ -139,7 +158,7 @@ class Study:
 
     def _plans(self, curves: SensitivityCurves, budgets: Sequence[Budget], solver: Solver | None) -> list[Plan]:
         found = []
-        for budget in budgets if self.graph.exact else ():
+        for budget in budgets if curves.curves else ():
             with suppress(Unreachable):  # whoever asks for that budget in earnest is told
                 found.append(make_plan(self.graph, curves, budget, solver))
         return found
@@ -153,6 +172,31 @@ class Study:
         curves = self._searched([budget], solver)
         with self._timed("allocate"):
             return make_plan(self.graph, curves, budget, solver)
+
+    def by_hand(self, settings: Mapping[Pattern, Setting]) -> Plan:
+        """The plan in which layers have the ratios, ranks or input channels that are given, and all others stay.
+
+        Keys are names of layers, patterns of names or types of modules. Whatever the ``methods`` of a search are, all
+        can be set by hand.
+
+        Raises
+        ------
+        ValueError
+            There is no such layer, or it cannot have that.
+
+        Examples
+        --------
+        >>> import torch, workbench as wb
+        >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> study = wb.Study(model, torch.randn(1, 8), calibration=[torch.randn(64, 8)])
+        >>> plan = study.by_hand({"0": wb.Rank("weight_svd", 3), "2": wb.Ratio(0.5)})
+        >>> study.compress(plan).model[0]
+        Sequential(
+          (0): Linear(in_features=8, out_features=3, bias=False)
+          (1): Linear(in_features=3, out_features=8, bias=True)
+        )
+        """
+        return plan_by_hand(self.graph, self.search, settings)
 
     def refine(self, plan: Plan | Budget, evaluations: int = 100, solver: Solver | None = None) -> Plan:
         """A plan under the same budget that loses less in earnest, or the same plan where none was found.
@@ -186,8 +230,8 @@ class Study:
             small = apply(self.graph, plan, self.calibration, seed=self.seed).model
             return scores_of(self.evaluate, self.model, small)
 
-        widths = tuple((name, len(units)) for name, units in plan.cut.items())
-        usual = all(tuple(self.search.paths[name].kept(kept)) == tuple(plan.kept[name]) for name, kept in widths)
+        widths = plan.places
+        usual = all(self.search.paths[name].kept(len(units)) == tuple(units) for name, units in plan.cut.items())
         scores = self.search.measured.applied(widths, score) if usual else score()
         return float((self.search.dense - scores).mean())
 
@@ -212,7 +256,8 @@ class Study:
             )
         with self._timed("verify"):
             evaluate = self.evaluate if self._curves else None  # a plan from elsewhere was made by another score
-            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate)
+            left = self.sites[1] if self.methods.ranks else ()
+            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left)
 
     def _source(self) -> Source:
         curves = self._curves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from workbench.factorize.replace import folded
 from workbench.graph.inputs import Inputs
 from workbench.graph.masked import masked, run_masked, survivors
 from workbench.graph.modes import evaluating
@@ -31,10 +32,12 @@ def differences(
     nodes: dict[str, list[str]] = {}
     for layer in graph.layers:
         nodes.setdefault(safe(layer.name), []).append(layer.node)
-    tensors = masked(widened(graph, small.state_dict(), record), record.cuts)
+    tensors = masked(widened(graph, folded(small, record), record), record.cuts)
     if precise:
         inputs, tensors = inputs.map(_doubled), {name: _doubled(tensor) for name, tensor in tensors.items()}
-    with evaluating(small), torch.no_grad(), _recorded(small) as narrow, _double() if precise else nullcontext():
+    whole = {safe(factored.layer) for factored in record.factors}
+    mode = _double() if precise else nullcontext()
+    with evaluating(small), torch.no_grad(), _recorded(small, whole) as narrow, mode:
         expected, wide = run_masked(graph.program, stays, inputs, tensors, {layer.node for layer in graph.layers})
         found = inputs(small)
     for name, values in narrow.items():
@@ -55,10 +58,8 @@ def widened(graph: ChannelGraph, state: Mapping[str, Tensor], record: Record) ->
         value = state.get(safe(name))
         if value is not None and value.ndim:
             where = [torch.tensor(kept.get(name, {}).get(d, range(s))) for d, s in enumerate(tensor.shape)]
-            tensors[name] = tensor.clone()
-            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value.to(
-                tensor.dtype
-            )
+            tensors[name] = tensor.to(value.dtype, copy=True)  # a product of factors may be more precise
+            tensors[name][torch.meshgrid(*(w.long().to(tensor.device) for w in where), indexing="ij")] = value
         elif value is not None:
             tensors[name] = value
     return tensors
@@ -106,8 +107,8 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Any:
-    """The outputs of all layers with a weight, by name, one for each call."""
+def _recorded(model: nn.Module, factored: Collection[str]) -> Any:
+    """The outputs of all layers with a weight, by name, one for each call; of factorised ones as a whole."""
     outputs: dict[str, list[Tensor]] = {}
 
     def hook(name: str) -> Any:
@@ -115,7 +116,8 @@ def _recorded(model: nn.Module) -> Any:
         return lambda _module, _inputs, output: outputs.setdefault(safe(name), []).append(output.clone())
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
+    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds) or n in factored]
+    handles = [m.register_forward_hook(hook(n)) for n, m in watched]
     try:
         yield outputs
     finally:

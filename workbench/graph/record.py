@@ -25,11 +25,20 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Factored:
+    """A layer that became a sequence of smaller ones, by a method's name and a rank."""
+
+    layer: str
+    method: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class Record:
     """What a smaller model remembers of its making, for ``verify`` and ``save``.
 
     ``approximate`` names the ops whose meaning changed; ``rewritten`` says that its class is not the original's;
-    ``lost`` says which constant contributions no bias could take up.
+    ``lost`` says which constant contributions no bias could take up; ``factors`` which layers were then factorised.
     """
 
     cuts: tuple[Cut, ...]
@@ -37,6 +46,7 @@ class Record:
     rewritten: bool = False
     submodule: str = ""  # the part that was made smaller
     lost: tuple[str, ...] = ()
+    factors: tuple[Factored, ...] = ()
 
 
 RECORD = "winnowed"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -39,7 +39,7 @@ class Features:
             new = layer.source in computed and layer.source not in seen
             calls.setdefault(safe(layer.name), []).append(stays.of(layer.source) if new else None)
             seen.add(layer.source)
-        self.calls = calls
+        self.calls, self.factored = calls, {safe(factored.layer) for factored in record.factors}
 
     def original(self, model: nn.Module, inputs: Inputs) -> Run:
         """The features of the original, without what the smaller model lacks, and its outputs."""
@@ -50,7 +50,7 @@ class Features:
         return self._run(model, inputs, compacted=False)
 
     def _run(self, model: nn.Module, inputs: Inputs, compacted: bool) -> Run:
-        with reads(model) as read:
+        with reads(model, () if compacted else self.factored) as read:
             output = inputs(model)
         features = {}
         for name, kept in self.calls.items():
@@ -109,14 +109,15 @@ def _on(value: Tensor, kept: Kept) -> Kept:
 
 
 @contextmanager
-def reads(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """The inputs of all convolutions and linear layers while a model runs, by name, one for each call."""
+def reads(model: nn.Module, also: Collection[str] = ()) -> Iterator[dict[str, list[Tensor]]]:
+    """The inputs of all convolutions, linear layers and some others while a model runs, by name, one for each call."""
     found: dict[str, list[Tensor]] = {}
 
     def hook(name: str) -> Any:
         return lambda _module, given: found.setdefault(safe(name), []).append(given[0])
 
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in model.named_modules() if isinstance(m, LAYERS)]
+    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS) or n in also]
+    handles = [m.register_forward_pre_hook(hook(n)) for n, m in watched]
     try:
         yield found
     finally:

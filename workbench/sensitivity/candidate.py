@@ -1,4 +1,7 @@
-"""Candidates: a group at some width, or several, with the tensors of the repaired layers that read them."""
+"""Candidates: a group at some width, or several, with the tensors of the repaired layers that read them.
+
+A layer of a lower rank is one, too: its weight is that of its factors together, so that nothing else changes.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from workbench.calibrate import Statistics
+from workbench.calibrate import Evidence, Statistics
+from workbench.factorize import Form, Ladder
 from workbench.graph.masked import altered_nodes, masked, survivors
 from workbench.graph.program import Program
 from workbench.graph.record import Cut
 from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.graph.winnow import record_of
-from workbench.reconstruct import RIDGES
-from workbench.repair import kept_columns, repair_layer, repaired_tensors
+from workbench.reconstruct import RIDGES, Repair
+from workbench.repair import kept_columns, lowered, repair_layer, repaired_tensors
 from workbench.select import Path
 from workbench.spill import Memory, Spill
 
-Place = tuple[str, int]  # a group and the units that it keeps
+Place = tuple[str, int]  # a group and the units that it keeps, or a layer's ladder and the place on it
 Widths = tuple[Place, ...]  # of one group, or of several that shrink together
 
 
@@ -34,6 +38,8 @@ class Candidate:
     stays: Survivors
 
 
+Ladders = Mapping[str, Ladder]  # by the name of the choice
+RANK_SWEEPS = 5  # of alternating least squares: what they leave is little beside the uncertainty of a score
 Ridges = Mapping[str, Sequence[float]]  # by layer, those to choose from
 
 
@@ -53,27 +59,45 @@ def _fitted(graph: ChannelGraph, name: str) -> list[Layer]:
 
 
 def candidates(
-    graph: ChannelGraph, paths: Mapping[str, Path], several: Sequence[Widths], statistics: Statistics, ridges: Ridges
-) -> list[Candidate]:
-    """Groups at some widths, repaired from the statistics."""
-    keep = {widths: {name: paths[name].kept(kept) for name, kept in widths} for widths in several}
+    graph: ChannelGraph, paths: Mapping[str, Path], several: Sequence[Widths], statistics: Statistics, ridges: Ridges,
+    ladders: Ladders,
+) -> list[Candidate]:  # fmt: skip
+    """Groups at some widths and layers at some ranks, repaired from the statistics."""
+    keep = {widths: {name: paths[name].kept(kept) for name, kept in widths if name not in ladders}
+            for widths in several}  # fmt: skip
     cuts = {widths: record_of(graph, kept).cuts for widths, kept in keep.items()}
     tensors: dict[Widths, dict[str, Tensor]] = {}
     readers: dict[str, Layer] = {}
     for widths in several:
         zeroed = masked(graph.program.tensors, cuts[widths])
         tensors[widths] = {cut.tensor: zeroed[cut.tensor] for cut in cuts[widths] if cut.role == "in"}
-        readers |= {layer.name: layer for name, _ in widths for layer in _fitted(graph, name)}
+        readers |= {layer.name: layer for name in keep[widths] for layer in _fitted(graph, name)}
+        readers |= {ladders[name].layer: ladders[name].site.layer for name, _ in widths if name in ladders}
     for layer in readers.values():
         evidence = statistics.layers[layer.name]
-        made: dict[tuple[int, ...], dict[str, Tensor]] = {}
+        made: dict[tuple[tuple[int, ...], Form | None], dict[str, Tensor]] = {}
         for widths in several:
             columns = tuple(kept_columns(graph, layer, keep[widths]))
-            if columns not in made:
-                repair = repair_layer(graph, layer, columns, evidence.of(columns), ridges[layer.name])
-                made[columns] = repaired_tensors(layer, repair, graph.program.tensors)
-            tensors[widths] |= made[columns]
+            form = next((ladders[name].form(place) for name, place in widths
+                         if name in ladders and ladders[name].layer == layer.name), None)  # fmt: skip
+            if (columns, form) not in made:
+                repair = _repair(graph, layer, columns, form, evidence.of(columns), ridges.get(layer.name))
+                made[columns, form] = repaired_tensors(layer, repair, graph.program.tensors)
+            tensors[widths] |= made[columns, form]
     return [_candidate(graph, widths, tensors[widths], cuts[widths]) for widths in several]
+
+
+def _repair(
+    graph: ChannelGraph, layer: Layer, columns: Sequence[int], form: Form | None, evidence: Evidence,
+    ridges: Sequence[float] | None,
+) -> Repair:  # fmt: skip
+    """A layer with only these columns, of a lower rank where it shall have one; without ridges it keeps its weight."""
+    tensors = graph.program.tensors
+    if ridges is None:
+        repair = Repair(tensors[layer.weight], tensors[layer.bias] if layer.bias else None, (0.0, 0.0), None)
+    else:
+        repair = repair_layer(graph, layer, columns, evidence, ridges)
+    return repair if form is None else lowered(layer, form, repair, columns, evidence, sweeps=RANK_SWEEPS)
 
 
 def _candidate(graph: ChannelGraph, widths: Widths, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:
@@ -96,8 +120,9 @@ class Candidates:
 
     def __init__(
         self, graph: ChannelGraph, paths: Mapping[str, Path], widths: Mapping[str, Sequence[int]],
-        statistics: Statistics, memory: int,
+        statistics: Statistics, memory: int, ladders: Ladders | None = None,
     ):  # fmt: skip
+        self.ladders = ladders or {}
         self.graph, self.paths, self.widths, self.statistics, self.memory = graph, paths, widths, statistics, memory
         self.made: dict[Widths, Candidate] = {}  # without their tensors
         self.tensors = Spill(Memory(memory))
@@ -126,11 +151,13 @@ class Candidates:
         new = [widths for widths in several if widths not in self.made]
         ridges: dict[str, Sequence[float]] = {}
         for name, _ in new[0] if new else ():
+            if name in self.ladders:
+                continue
             if name not in self.ridges:
                 middle = self.widths[name][len(self.widths[name]) // 2]
                 self.ridges[name] = ridges_at(self.graph, name, self.paths[name], self.statistics, middle)
             ridges |= self.ridges[name]
-        for candidate in candidates(self.graph, self.paths, new, self.statistics, ridges):
+        for candidate in candidates(self.graph, self.paths, new, self.statistics, ridges, self.ladders):
             self.made[candidate.widths] = replace(candidate, tensors={})
             self.tensors[str(candidate.widths)] = candidate.tensors
         return [replace(self.made[widths], tensors=self.tensors[str(widths)]) for widths in several]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from workbench.factorize import Ladder
     from workbench.select import Path
 
 TRUST = 0.5  # the standard error of a prediction, as a share of it
@@ -77,7 +78,7 @@ class Curve:
     """The points of one group, from the least kept share to the largest, and the order in which its units leave.
 
     ``expected`` is the loss that the path lets expect, by the number of units gone, in a unit of its own; empty where
-    nothing is known.
+    nothing is known. Of a layer whose rank may be lowered, the units are the places of its ``ladder``.
     """
 
     group: str
@@ -85,6 +86,7 @@ class Curve:
     points: tuple[Point, ...]
     path: Path
     expected: tuple[float, ...] = ()
+    ladder: Ladder | None = None
 
     @cached_property
     def fitted(self) -> tuple[float, ...]:

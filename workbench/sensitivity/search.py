@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol, cast
 
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, Statistics
 from workbench.evaluation import Evaluation, fingerprint_of, name_of, source_of, whole_score
+from workbench.factorize import Site, ladders_of
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Criterion, Elimination, GroupView, Path, followed
-from workbench.sensitivity.candidate import Candidates, Place
+from workbench.sensitivity.candidate import Candidates, Place, Widths
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.ledger import Ledger
 from workbench.sensitivity.measure import Measurements
@@ -47,7 +48,7 @@ class Planned(Protocol):
     """What the search asks of a plan."""
 
     @property
-    def cut(self) -> Mapping[str, Sequence[int]]: ...  # the groups that lose units, with those that stay
+    def places(self) -> Widths: ...  # the groups that lose units and the layers that lose rank, with what they keep
 
     @property
     def degradation(self) -> float: ...
@@ -72,6 +73,8 @@ class Search:
     workers : how many processes score candidates, or a ``concurrent.futures.Executor`` that does (of Dask, what
         ``client.get_executor()`` gives); None scores them here. The curves are the same to the last bit
     retries : how often a candidate is tried again whose evaluation raised, gave NaN or killed its worker
+    sites : the layers whose rank may be lowered, by which methods
+    groups : those that may lose units; by default all that can exactly
 
     Raises
     ------
@@ -87,14 +90,17 @@ class Search:
         self, graph: ChannelGraph, statistics: Statistics, evaluate: Evaluation | Callable[[nn.Module], Any], *,
         criterion: Criterion | None = None, shares: Sequence[float] = SHARES, seed: int = 0, memory: int = MEMORY,
         store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
-        progress: bool = False,
+        progress: bool = False, sites: Sequence[Site] = (), groups: Collection[str] | None = None,
     ):  # fmt: skip
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries={retries!r} must be a whole number, 0 or more")
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         criterion = criterion or Elimination()
-        bar = tqdm(graph.exact, "select", disable=not progress, unit="group")
+        free = [group for group in graph.exact if groups is None or group.name in groups]
+        bar = tqdm(free, "select", disable=not progress, unit="group")
         self.paths = {group.name: self._path(group.name, criterion) for group in bar}
+        self.ladders = ladders_of(graph, sites, statistics)
+        self.paths |= {name: ladder.path for name, ladder in self.ladders.items()}
         self.expected = expected(self.paths)
         self.widths = {
             name: sorted({max(path.least, round(share * len(path.order))) for share in shares} - {len(path.order)})
@@ -103,12 +109,12 @@ class Search:
         with one_thread():
             self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
             self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
-        ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed))
+        ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed, sites))
         judge = self.sample or cast(Callable[[nn.Module], Any], evaluate)
         scorer: Scorer = (
             Here(graph, judge, memory) if workers is None else Workers(graph, judge, self.dense, workers, store)
         )
-        candidates = Candidates(graph, self.paths, self.widths, statistics, memory)
+        candidates = Candidates(graph, self.paths, self.widths, statistics, memory, self.ladders)
         self.measured = Measurements(candidates, scorer, ledger, self.sample, self.dense, retries, progress)
 
     def _path(self, name: str, criterion: Criterion) -> Path:
@@ -174,7 +180,7 @@ class Search:
         near: set[Place] = set()
         for plan in plans:
             for name, widths in self.widths.items():
-                kept = len(plan.cut[name]) if name in plan.cut else len(self.paths[name].order)
+                kept = dict(plan.places).get(name, len(self.paths[name].order))
                 below, above = [w for w in widths if w <= kept][-1:], [w for w in widths if w >= kept][:1]
                 near.update((name, width) for width in (*below, *above))
         return sorted(near)
@@ -183,7 +189,7 @@ class Search:
         self, curves: SensitivityCurves, places: Iterable[Place], plans: Sequence[Planned], precision: Precision
     ) -> list[Place]:
         """Those of some places that were never measured, or are not settled and have samples left."""
-        limit = min((plan.degradation / math.sqrt(max(1, len(plan.cut))) for plan in plans), default=0.0)
+        limit = min((plan.degradation / math.sqrt(max(1, len(plan.places))) for plan in plans), default=0.0)
         waiting = [place for place in places if self.measured.seen((place,)) < self.measured.blocks]
         return [(name, kept) for name, kept in waiting if _is_open(curves[name].point(kept), precision, limit)]
 
@@ -194,14 +200,15 @@ class Search:
             return False
         return point.deviation * math.sqrt(point.samples / len(self.dense)) > TRUST * point.predicted
 
-    def _belongs(self, criterion: Criterion, seed: int) -> dict[str, str]:
+    def _belongs(self, criterion: Criterion, seed: int, sites: Sequence[Site]) -> dict[str, str]:
         """What scores depend on, for the store."""
         function = self.evaluate.score if isinstance(self.evaluate, Evaluation) else self.evaluate
+        methods = sorted({method.name for site in sites for method in site.methods})
         return {
             "model": self.graph.fingerprint, "calibration data": self.statistics.fingerprint,
             "metric": f"{name_of(self.evaluate)} {source_of(function)}",
             "evaluation data": self.sample.fingerprint if self.sample else fingerprint_of(self.evaluate, self.dense),
-            "method": f"{criterion}, least squares", "seed": str(seed),
+            "method": ", ".join([str(criterion), "least squares", *methods]), "seed": str(seed),
         }  # fmt: skip
 
     def curves(self) -> SensitivityCurves:
@@ -218,7 +225,8 @@ class Search:
                 alone = ((name, kept),)
                 found = dense.get(alone), differences.get(alone), self.measured.blocks, resolution
                 points.append(Point.of(kept, units, *found))
-            curves.append(Curve(name, units, tuple(points), self.paths[name], self.expected[name]))
+            ladder = self.ladders.get(name)
+            curves.append(Curve(name, units, tuple(points), self.paths[name], self.expected[name], ladder))
         fingerprint = fingerprint_of(self.evaluate, self.dense)
         metric, baseline = name_of(self.evaluate), float(self.dense.mean())
         why = self.statistics.no_fisher

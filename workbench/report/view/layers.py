@@ -49,7 +49,7 @@ def _layer(
     return {
         "index": place.get(layer["group_out"]),
         "name": layer["layer"],
-        "kind": layer["kind"],
+        "kind": _kind(layer),
         "in": _change(layer["in"], units.count),
         "out": _change(layer["out"], units.count),
         "strip": strips.get(layer["group_out"], ""),
@@ -59,6 +59,12 @@ def _layer(
         "params": _change(layer["params"], units.si),
         "error": _change(error, units.percent),
     }
+
+
+def _kind(layer: Mapping[str, Any]) -> str:
+    """The operation, and what it was factorised into."""
+    kind, rank = str(layer["kind"]), layer.get("rank")  # older results have none
+    return kind if rank is None else f"{kind}: {rank['method'].replace('_', ' ')}, rank {rank['rank']}"
 
 
 def _change(pair: Sequence[Any], show: Callable[[Any], str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if swept is None:
         return None
     widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
+    widths |= {curve: (units, place) for curve, units, place in _ladders(result)}
     kept = [widths.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
     curves = [_curve(group, width) for group, width in zip(swept["groups"], kept, strict=True)]
     measured = (
@@ -54,6 +55,14 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
             for index, (group, curve, width) in enumerate(zip(swept["groups"], curves, kept, strict=True))
         ],
     }
+
+
+def _ladders(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """The curves of ranks, with how many places each has and which was chosen: the last is the layer as it was."""
+    places = {f"{layer}/rank": rank["place"] for layer, rank in result.get("ranks", {}).items()}  # older ones have none
+    groups = {group["group"] for group in result["groups"]}
+    curves = [group for group in result["curves"]["groups"] if group["group"] not in groups]
+    return [(g["group"], g["units"], places.get(g["group"], g["units"])) for g in curves]
 
 
 def _curve(group: Mapping[str, Any], width: tuple[int, int]) -> figure.Curve:

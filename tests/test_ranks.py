@@ -1,0 +1,245 @@
+"""Lower ranks through all verbs: one search with channels, exact costs, saved, exported, made smaller again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import workbench as wb
+from workbench.artefact import replays
+from workbench.cost.count import count
+from workbench.factorize import sites_of
+from workbench.graph.record import recorded
+from workbench.methods import CHANNELS
+from workbench.plan import width_problem
+from workbench.report import render
+
+
+class Net(nn.Module):
+    """Strides, groups, a depthwise layer, another padding, a residual sum, sequences, and a function of a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 12, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.down = nn.Conv2d(12, 16, (3, 5), stride=2, padding=(1, 2), padding_mode="reflect")
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.grouped = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.up = nn.Linear(16, 24)
+        self.back = nn.Linear(24, 16)
+        self.function = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.relu(self.down(x))
+        x = x + F.relu(self.grouped(F.relu(self.depthwise(x))))
+        x = x.flatten(2).transpose(1, 2)
+        x = x + self.back(F.relu(self.up(x)))
+        return self.head(F.linear(x, self.function.weight, self.function.bias).mean(1))
+
+
+@pytest.fixture(scope="module")
+def study() -> wb.Study:
+    torch.manual_seed(0)
+    model, x = Net().eval(), torch.randn(96, 2, 10, 10)
+    return wb.Study(model, x[:2], calibration=x.split(32), methods=wb.Methods(), refinement=None)
+
+
+@pytest.fixture(scope="module")
+def result(study: wb.Study) -> wb.Result:
+    return study.compress(wb.Budget(macs=0.5))
+
+
+def test_what_keeps_its_rank_says_why(study: wb.Study) -> None:
+    sites, left = study.sites
+    assert [site.layer.name for site in sites] == ["first", "down", "grouped", "up", "back", "head"]
+    assert {one.layer: one.why.partition(":")[0].split(" of ")[0] for one in left} == {
+        "depthwise": "it is depthwise", "function": "its weight is used by a function",
+    }  # fmt: skip
+    told = [row for row in study.compress(wb.Budget(macs=0.9)).to_dict()["frozen"] if "rank" in row["what"]]
+    assert [row["what"] for row in told] == ["the rank of depthwise", "the rank of function"]
+
+
+def test_one_search_lowers_ranks_and_removes_channels(result: wb.Result) -> None:
+    assert result.target_met
+    assert result.verification.ok
+    assert result.verification.worst < 1e-10
+    assert result.plan.ranks
+    assert result.plan.cut
+    for layer, rank in result.plan.ranks.items():
+        assert isinstance(result.model.get_submodule(layer), nn.Sequential)
+        assert rank.method in ("spatial_svd", "weight_svd", "weight_svd_point_first", "tucker")
+
+
+def test_costs_are_predicted_exactly(study: wb.Study) -> None:
+    """Any widths with any ranks: what the solver reckons is what is counted, unless a rank exceeds what is left."""
+    graph, curves = study.graph, study.sensitivity("predicted")
+    problem = width_problem(graph, curves, wb.Budget(macs=0.5, params=0.5))
+    draw = np.random.default_rng(0)
+    exact = 0
+    for _ in range(12):
+        picked = [int(draw.integers(len(choice.options) // 2, len(choice.options))) for choice in problem.choices]
+        options = {choice.name: choice.options[place] for choice, place in zip(problem.choices, picked, strict=True)}
+        ladders = {curve.group: curve.ladder for curve in curves if curve.ladder}
+        forms = {ladder.layer: (ladder.form(options[name]), options[name]) for name, ladder in ladders.items()}
+        plan = wb.Plan(
+            {curve.group: curve.path.kept(options[curve.group]) for curve in curves if not curve.ladder},
+            {curve.group: curve.units for curve in curves if not curve.ladder}, wb.Budget(macs=1.0), 0.0, None,
+            graph.fingerprint,
+            ranks={name: wb.Rank(form.method.name, form.rank, at) for name, (form, at) in forms.items() if form},
+        )  # fmt: skip
+        small = study.compress(plan)
+        record = recorded(small.model)
+        assert record is not None
+        clipped = any(f.rank < plan.ranks[f.layer].rank for f in record.factors)
+        for resource in problem.resources:
+            found, told = getattr(small.cost, resource.name), resource.cost(picked)
+            assert found < told if clipped else found == told
+        exact += not clipped
+        rows = {row["layer"]: row for row in small.layers()}
+        assert all(row["macs"][1] == small_macs(small.model, name, study) for name, row in rows.items())
+        assert small.verification.ok
+    assert exact >= 6
+
+
+def small_macs(model: nn.Module, layer: str, study: wb.Study) -> int:
+    """What one layer multiplies, counted on what it reads in a real run."""
+    if layer == "function":
+        return 25 * model.get_submodule(layer).weight.numel()  # type: ignore[union-attr, operator]
+    seen: list[Tensor] = []
+    module = model.get_submodule(layer)
+    handle = module.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+    with torch.no_grad():
+        model(torch.zeros(1, 2, 10, 10))
+    handle.remove()
+    return count(module, seen[0]).macs
+
+
+def test_methods_restrict(study: wb.Study) -> None:
+    def plan(methods: wb.Methods) -> wb.Plan:
+        return wb.Study(
+            study.model, study.example_inputs, calibration=study.calibration, methods=methods
+        ).allocate(wb.Budget(macs=0.7), mode="predicted")  # fmt: skip
+
+    assert not plan(CHANNELS).ranks
+    only = plan(wb.Methods(channels=False, tucker=False, weight_svd=False))
+    assert not only.kept
+    assert {rank.method for rank in only.ranks.values()} == {"spatial_svd"}
+    with pytest.raises(ValueError, match="no method is left"):
+        wb.Methods(channels=False, spatial_svd=False, weight_svd=False, tucker=False)
+
+
+def test_ranks_in_multiples(study: wb.Study) -> None:
+    methods = wb.Methods(channels=False)
+    alone = wb.Study(study.model, study.example_inputs, calibration=study.calibration, methods=methods)
+    plan = alone.allocate(wb.Budget(macs=0.7, multiple=4), mode="predicted")
+    assert len(plan.ranks) > 1
+    assert all(rank.rank % 4 == 0 for rank in plan.ranks.values())
+
+
+def test_a_plan_is_json(result: wb.Result) -> None:
+    assert wb.Plan.from_dict(json.loads(json.dumps(result.plan.to_dict()))) == result.plan
+
+
+def test_saved_and_restored(result: wb.Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    restored = wb.restore(Net(), tmp_path)
+    assert replays(restored, tmp_path)
+    assert wb.verify(result.graph, restored).ok
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert {name: rank["rank"] for name, rank in written["ranks"].items()} == {
+        name: rank.rank for name, rank in result.plan.ranks.items()
+    }
+
+
+def test_reported(result: wb.Result) -> None:
+    frame = result.to_frame().set_index("layer")
+    page = render(result.to_dict())
+    for layer, rank in result.plan.ranks.items():
+        assert frame.loc[layer, "rank"].startswith(rank.method)
+        assert f"{rank.method.replace('_', ' ')}, rank" in page
+
+
+def test_exported(result: wb.Result, tmp_path: Path) -> None:
+    exported = result.export_program(tmp_path / "small.pt2")
+    program = torch.export.load(tmp_path / "small.pt2").module()
+    x = torch.randn(5, 2, 10, 10)
+    torch.testing.assert_close(program(x), result.model(x))
+    assert exported is not None
+
+
+def test_a_second_pass_over_factorised_layers(study: wb.Study, tmp_path: Path) -> None:
+    """The channels between the factors are a group like any other; a factor may be factorised again."""
+    ranks = {"down": wb.Rank("tucker", 8), "up": wb.Rank("weight_svd", 6), "grouped": wb.Rank("spatial_svd", 5)}
+    result = study.compress(wb.Plan({}, {}, wb.Budget(macs=1.0), 0.0, None, study.graph.fingerprint, ranks=ranks))
+    again = wb.Study(result.model, study.example_inputs, calibration=study.calibration, refinement=None)
+    inner = {group.name: group.units for group in again.graph.groups}
+    assert (inner["down.0"], inner["down.1"], inner["up.0"], inner["grouped.0"]) == (8, 8, 6, 5)
+    second = again.compress(wb.Budget(macs=0.7))
+    assert second.target_met
+    assert second.verification.ok
+    result.save(tmp_path / "first")
+    second.save(tmp_path / "second")
+    restored = wb.restore(wb.restore(Net(), tmp_path / "first"), tmp_path / "second")
+    assert replays(restored, tmp_path / "second")
+
+
+def test_a_candidate_is_what_its_weight_says(study: wb.Study) -> None:
+    """The search masks nothing for a rank: the model with the product of the factors in place scores the same."""
+    search = study.search
+    name = "down/rank"
+    (candidate,) = search.measured.candidates.of([((name, 3),)])
+    form = search.ladders[name].form(3)
+    assert form is not None
+    weight = candidate.tensors["down.weight"].flatten(1)
+    if form.method.name == "weight_svd":
+        assert torch.linalg.matrix_rank(weight) == form.rank
+    assert not torch.allclose(weight, study.model.get_parameter("down.weight").flatten(1), atol=1e-3)
+    assert candidate.cuts == ()
+
+
+def test_data_aware_ranks_lose_less_than_plain(study: wb.Study) -> None:
+    """On fresh data the output of the model with data-aware factors is nearer to the original's."""
+    from workbench.factorize import Form, SpatialSVD, factorized
+
+    plan = wb.Plan(
+        {}, {}, wb.Budget(macs=1.0), 0.0, None, study.graph.fingerprint, ranks={"first": wb.Rank("spatial_svd", 3)}
+    )
+    aware = study.compress(plan).model
+    torch.manual_seed(0)
+    plain = Net().eval()
+    plain.load_state_dict(study.model.state_dict())
+    plain.first = factorized(plain.first, Form(SpatialSVD(), 3))  # type: ignore[assignment]
+    x = torch.randn(200, 2, 10, 10)
+    with torch.no_grad():
+        wanted = study.model(x)
+        assert F.mse_loss(aware(x), wanted) < 0.9 * F.mse_loss(plain(x), wanted)
+
+
+def test_unknown_methods_are_refused(study: wb.Study, result: wb.Result) -> None:
+    with pytest.raises(ValueError, match="there is no method 'svd'; choose from spatial_svd"):
+        study.compress(replace(result.plan, ranks={"down": wb.Rank("svd", 3)}))
+
+
+def test_a_shared_weight_keeps_its_rank() -> None:
+    shared = nn.Linear(8, 8)
+    graph = wb.trace(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(8, 8)), torch.randn(2, 8))
+    sites, left = sites_of(graph, wb.Methods().ranks)
+    assert [site.layer.name for site in sites] == ["3"]
+    assert {one.why for one in left} == {"its weight is used more than once"}
+
+
+def test_packed_attention_keeps_its_rank_and_says_so() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    sites, left = sites_of(wb.trace(layer, torch.randn(2, 5, 8)), wb.Methods().ranks)
+    assert {site.layer.name for site in sites} >= {"linear1", "linear2"}
+    assert all("used by a function" in one.why for one in left)
+    assert any("self_attn" in one.layer for one in left)

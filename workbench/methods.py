@@ -1,0 +1,55 @@
+"""``Methods``: which ways of making a layer smaller a search may take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from workbench.factorize import Method, SpatialSVD, Tucker, WeightSVD
+
+RANKS: dict[str, tuple[Method, ...]] = {
+    "spatial_svd": (SpatialSVD(),), "weight_svd": (WeightSVD(), WeightSVD(point_first=True)), "tucker": (Tucker(),),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Channels leave, or layers become products of smaller ones, or both.
+
+    Parameters
+    ----------
+    channels : channels may leave
+    spatial_svd : a k_h x k_w convolution may become k_h x 1 and 1 x k_w
+    weight_svd : a linear layer may become two, a convolution k x k and 1 x 1, or the other way round
+    tucker : a convolution may become 1 x 1, k x k and 1 x 1
+
+    Raises
+    ------
+    ValueError
+        None is allowed.
+
+    Examples
+    --------
+    >>> Methods(channels=False, tucker=False)
+    Methods(spatial_svd, weight_svd)
+    """
+
+    channels: bool = True
+    spatial_svd: bool = True
+    weight_svd: bool = True
+    tucker: bool = True
+
+    def __post_init__(self) -> None:
+        if not any(asdict(self).values()):
+            raise ValueError(f"no method is left; allow at least one of {', '.join(asdict(self))}")
+
+    def __repr__(self) -> str:
+        return f"Methods({', '.join(name for name, allowed in asdict(self).items() if allowed)})"
+
+    @property
+    def ranks(self) -> tuple[Method, ...]:
+        """Those that lower a rank."""
+        allowed = asdict(self)
+        return tuple(method for name, some in RANKS.items() if allowed[name] for method in some)
+
+
+CHANNELS = Methods(spatial_svd=False, weight_svd=False, tucker=False)
