@@ -27,8 +27,8 @@ GOLDEN = Path(__file__).parent / "golden" / "cli"
 COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
-    "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "predicted_loss", "real_loss",
-    "target_met", "verified", "report",
+    "model", "macs_ratio", "params_ratio", "activation_bytes_ratio", "size_bytes_ratio", "score", "score_before",
+    "score_after", "predicted_loss", "real_loss", "target_met", "verified", "report",
 }  # fmt: skip
 
 Capture = pytest.CaptureFixture[str]
@@ -210,7 +210,11 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
         (compress("macs=-1"), "the budget macs=-1.0 is not a share of the original"),
         (compress("macs=nan"), "the budget macs=nan is not a share of the original"),
         (compress("macs=abc"), "the budget 'macs=abc' has no number after '='; try macs=0.5"),
-        (compress("0"), "the budget '0' is not NAME=NUMBER with a name of macs, params, multiple; try macs=0.5"),
+        (
+            compress("0"),
+            "the budget '0' is not NAME=NUMBER with a name of macs, params, activation_bytes, size_bytes, latency_ms, "
+            "multiple; try macs=0.5",
+        ),
         (compress("abc"), "the budget 'abc' is not NAME=NUMBER"),
         (compress("flops=0.5"), "the budget 'flops=0.5' is not NAME=NUMBER"),
         (compress("multiple=8"), "the budget names nothing; give a share of at least one of macs, params"),
@@ -332,3 +336,29 @@ def test_half_of_a_shipped_network(model: str, loss: float, tmp_path: Path) -> N
     assert json.loads((out / "result.json").read_text())["score"]["samples"] == 10_000
     assert summary["score_before"] - summary["score_after"] <= loss
     assert shell("restore", str(out), "--verify").returncode == cli.DONE
+
+
+def test_limits_and_budgets_of_bytes(small_zoo: None, tmp_path: Path, capsys: Capture) -> None:
+    budget = "size_bytes=0.6,activation_bytes=0.9,multiple:linear=4"
+    limits = ["--keep", "features.0", "--tie", "features.7,features.10", "--minimum", "conv2d=0.3", "--forbid", "*=7"]
+    arguments = ["compress", "--model", "vgg", "--budget", budget, *limits, "--out", str(tmp_path), "--quiet"]
+    assert cli.main(arguments) == cli.DONE
+    table = capsys.readouterr().out
+    assert re.search(r"^size, B .* 0\.[2-5]\d\d$", table, re.MULTILINE)
+    assert re.search(r"^activations, B ", table, re.MULTILINE)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    widths = {name: len(units) for name, units in plan["kept"].items()}
+    assert widths["features.0"] == plan["units"]["features.0"]
+    assert widths["features.7"] == widths["features.10"]
+    assert 7 not in widths.values()
+    assert plan["limits"]["keep"] == ["features.0"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(["--keep", "features.1"], "nearest are features.1"), (["--pin", "x"], "'x' is not NAME=NUMBER; try conv1=32")],
+)
+def test_wrong_limits_are_one_sentence(small_zoo: None, tmp_path: Path, capfd: Any, option: Any, words: str) -> None:
+    arguments = ["compress", "--model", "vgg", "--budget", "macs=0.5", *option, "--out", str(tmp_path), "--quiet"]
+    assert cli.main(arguments) == cli.USAGE
+    assert words in capfd.readouterr().err.splitlines()[-1]

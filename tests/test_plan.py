@@ -14,9 +14,10 @@ from workbench import Budget, Plan, Unreachable, trace
 from workbench.allocate.rounding import multiples
 from workbench.cost.count import count
 from workbench.graph.trace import ChannelGraph
-from workbench.plan import make_plan, width_problem
+from workbench.plan import make_plan
 from workbench.select import Path
 from workbench.sensitivity import Curve, Point, SensitivityCurves
+from workbench.widths import width_problem
 
 
 def curves_of(graph: ChannelGraph, seed: int = 0) -> SensitivityCurves:
@@ -38,8 +39,13 @@ def graph(request: pytest.FixtureRequest) -> tuple[Toy, ChannelGraph]:
 
 
 @pytest.mark.parametrize(
-    "budget", [Budget(macs=0.6), Budget(params=0.7), Budget(macs=0.8, params=0.6), Budget(macs=0.8, multiple=2)]
-)
+    "budget",
+    [
+        Budget(macs=0.6), Budget(params=0.7), Budget(macs=0.8, params=0.6), Budget(macs=0.8, multiple=2),
+        Budget(activation_bytes=0.7), Budget(size_bytes=0.7), Budget(macs=0.9, activation_bytes=0.9, size_bytes=0.8),
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_the_budget_holds_on_the_counted_model(graph: tuple[Toy, ChannelGraph], budget: Budget) -> None:
     toy, graph_ = graph
     dense = graph_.cost()
@@ -48,11 +54,12 @@ def test_the_budget_holds_on_the_counted_model(graph: tuple[Toy, ChannelGraph], 
     except Unreachable:
         cheapest = count(graph_.winnow({name: [0] for name in toy.groups}), toy.example())
         floor = 2 if budget.multiple > 1 else 1  # widths of a multiple of 2 stop higher up
-        shares = {"macs": cheapest.macs / dense.macs, "params": cheapest.params / dense.params}
-        assert floor > 1 or any(shares[name] > share for name, share in budget.shares.items())
+        least = {name: getattr(cheapest, name) for name in budget.amounts}
+        assert floor > 1 or any(cost > budget.limit(name, getattr(dense, name)) for name, cost in least.items())
         return
     cost = count(graph_.winnow(plan.kept), toy.example())
-    for name, share in budget.shares.items():
+    assert plan.costs == {name: getattr(cost, name) for name in budget.amounts}
+    for name, share in budget.amounts.items():
         assert getattr(cost, name) <= share * getattr(dense, name)
     for name, units in plan.kept.items():
         assert len(units) % budget.multiple == 0 or len(units) == toy.groups[name].units

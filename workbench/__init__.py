@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from workbench.artefact import restore
     from workbench.calibrate import Statistics
     from workbench.cost.count import Cost
+    from workbench.cost.latency import LatencyTable
+    from workbench.cost.measure import measure_latency
     from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation, Fidelity
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
+    from workbench.limits import Limits
     from workbench.manual import Ratio
     from workbench.methods import Methods
     from workbench.plan import Plan, Rank
@@ -36,11 +39,14 @@ _HOMES = {
     "workbench.artefact": ("restore",),
     "workbench.calibrate": ("Statistics",),
     "workbench.cost.count": ("Cost",),
+    "workbench.cost.latency": ("LatencyTable",),
+    "workbench.cost.measure": ("measure_latency",),
     "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation", "Fidelity"),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
+    "workbench.limits": ("Limits",),
     "workbench.manual": ("Ratio",),
     "workbench.methods": ("Methods",),
     "workbench.plan": ("Plan", "Rank"),
@@ -53,10 +59,10 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "Layer", "Member",
-    "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics",
-    "Study", "Unreachable", "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace",
-    "verify", "zoo",
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "LatencyTable",
+    "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused", "Result",
+    "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data", "export_onnx",
+    "export_program", "measure_latency", "restore", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

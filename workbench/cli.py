@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from workbench.study import Study
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+LIMITS = ("minimum", "keep", "pin", "forbid", "tie")  # options of compress
+ROWS = {"macs": "MACs", "params": "parameters", "activation_bytes": "activations, B", "size_bytes": "size, B"}
 OUT = "folder for weights, plan.json, report.html and result.json"
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -110,11 +112,23 @@ def _add_plan_options(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_limit_options(command: argparse.ArgumentParser) -> None:
+    """Each may be given several times; a name is a glob of groups, of layers that make them, or of their kinds."""
+    for option, metavar, about in (
+        ("--minimum", "NAME=LEAST", "least width of some groups: a share like 0.25, or a number of units"),
+        ("--keep", "NAME", "groups that stay whole"),
+        ("--pin", "NAME=WIDTH", "the one width of some groups"),
+        ("--forbid", "NAME=WIDTH,WIDTH", "widths that some groups may not have"),
+        ("--tie", "NAME,NAME", "groups that get the same width"),
+    ):
+        command.add_argument(option, action="append", default=[], metavar=metavar, help=about)
+
+
 def _add_demo(commands: Any) -> None:
     command = _command(commands, "demo", compress, "compress a shipped network to half its MACs and write the report")
     command.add_argument("--model", default="vgg", help=f"a network of the zoo: {', '.join(NAMES)} (default vgg)")
     command.add_argument("--out", type=Path, default=Path("reports/demo"), help=f"{OUT} (default reports/demo)")
-    command.set_defaults(budget="macs=0.5")
+    command.set_defaults(budget="macs=0.5", **dict.fromkeys(LIMITS, ()))
     _add_plan_options(command)
     _add_search_options(command, mode="measured")
 
@@ -130,9 +144,13 @@ def _add_compress(commands: Any) -> None:
     command = _command(commands, "compress", compress, "make a network smaller under a budget, without training")
     command.add_argument("--model", required=True, help=f"a network of the zoo: {', '.join(NAMES)}")
     command.add_argument(
-        "--budget", required=True, help="shares of the original cost, as macs=0.5 or macs=0.5,params=0.4,multiple=8"
-    )
+        "--budget", required=True,
+        help="shares of the original's macs, params, activation_bytes, size_bytes, latency_ms, as macs=0.5 or "
+        "macs=0.5,params=0.4,multiple=8; bytes and milliseconds also as amounts above 1; "
+        "multiple:PATTERN=16 for some groups",
+    )  # fmt: skip
     command.add_argument("--out", type=Path, required=True, help=OUT)
+    _add_limit_options(command)
     _add_plan_options(command)
     _add_search_options(command)
 
@@ -160,15 +178,17 @@ def _add_export(commands: Any) -> None:
 def compress(given: argparse.Namespace) -> int:
     """Compress one network of the zoo and save the result."""
     from workbench.allocate.budget import Budget
+    from workbench.limits import Limits
     from workbench.refine import Refinement
 
     budget = Budget.parse(given.budget)
+    limits = Limits.parse(**{name: getattr(given, name) for name in LIMITS})
     study = _study(given, refinement=Refinement(given.refinement) if given.refinement else None)
     given.out.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     print(f"workbench: {given.model} under {budget}", file=sys.stderr)
     if given.mode == "measured":
         study.sensitivity(given.mode)  # for the report: finer than the plan needs
-    plan = study.allocate(budget, mode=given.mode)
+    plan = study.allocate(budget, limits=limits, mode=given.mode)
     result = study.compress(study.refine(plan, given.evaluations) if given.evaluations else plan)
     result.save(given.out)
     _print_result(result, given)
@@ -261,24 +281,28 @@ def _print_result(result: Result, given: argparse.Namespace) -> None:
     report = str(given.out / REPORT)
     if given.json:
         summary = {
-            "model": given.model, "macs_ratio": result.ratio["macs"], "params_ratio": result.ratio["params"],
+            "model": given.model, **{f"{name}_ratio": ratio for name, ratio in result.ratio.items()},
             "score": result.score.name, "score_before": result.score.before, "score_after": result.score.after,
             "predicted_loss": result.plan.degradation, "real_loss": result.lost, "target_met": result.target_met,
             "verified": result.verification.ok, "report": report,
         }  # fmt: skip
+        if result.latency is not None:
+            summary |= {"latency_ms": result.latency.after.median, "predicted_latency_ms": result.latency.predicted}
         print(json.dumps(summary))
         return
     before, after = result.dense_cost, result.cost
     rows = [
         (f"{given.model}", "before", "after", "ratio"),
-        ("MACs", f"{before.macs:,}", f"{after.macs:,}", f"{result.ratio['macs']:.3f}"),
-        ("parameters", f"{before.params:,}", f"{after.params:,}", f"{result.ratio['params']:.3f}"),
+        *((word, f"{getattr(before, name):,}", f"{getattr(after, name):,}", f"{result.ratio[name]:.3f}")
+          for name, word in ROWS.items() if name in ("macs", "params", *result.plan.budget.amounts)),
         (result.score.name, f"{result.score.before:.4f}", f"{result.score.after:.4f}", ""),
     ]
     for row in rows:
         print(f"{row[0]:<14} {row[1]:>12} {row[2]:>12} {row[3]:>6}".rstrip())
     if (searched := result.searched) is not None:
         print(f"loss of {searched.name} {result.lost:.4f}, predicted {result.plan.degradation:.4f}")
+    if result.latency is not None:
+        print(result.latency)
     print(f"{'target met' if result.target_met else 'TARGET MISSED'}, {result.verification!r}")
     print(report)
 

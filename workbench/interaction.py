@@ -13,8 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from workbench.allocate import Solver
-from workbench.plan import Plan, make_plan
+from workbench.plan import Plan
 from workbench.sensitivity import Point, Search, SensitivityCurves
 from workbench.sensitivity.candidate import Widths
 
@@ -29,14 +28,16 @@ Factors = dict[str, float]
 
 
 def replan(
-    search: Search, plan: Plan, lost: Callable[[Plan], float], *, evaluations: int, solver: Solver | None = None
-) -> Plan:
+    search: Search, plan: Plan, choose: Callable[[SensitivityCurves], Plan], lost: Callable[[Plan], float], *,
+    evaluations: int,
+) -> Plan:  # fmt: skip
     """The plan under the same budget that loses least in earnest, of those that are tried.
 
     Parameters
     ----------
     search : knows the curves, and measures several groups at once
     plan : to begin with
+    choose : the best plan under the same budget for other curves
     lost : how much the score falls on the model that a plan makes
     evaluations : how many models may be scored in all, moves (on ``SAMPLES`` samples) and plans (on all)
     """
@@ -57,7 +58,7 @@ def replan(
             factors = _factors(search, best, curves, moves)
             left -= 1 + sum(map(len, moves.values()))
         scaled = _scaled(curves, {name: factor**damping for name, factor in factors.items()})
-        found = make_plan(search.graph, scaled, plan.budget, solver)
+        found = choose(scaled)
         if found.places in tried:
             damping /= 2
             continue

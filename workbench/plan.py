@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from workbench.allocate import Choice, Exact, Problem, Resource, Solver, Term, solve
+from workbench.allocate import Exact, Solver
 from workbench.allocate.budget import Budget
-from workbench.allocate.rounding import multiples
-from workbench.cost.sizes import Product, products, sizes_of
-from workbench.cost.work import work_products
-from workbench.factorize.ladder import LADDER, with_ranks
+from workbench.cost.latency import LatencyTable
+from workbench.factorize.ladder import LADDER
 from workbench.graph.trace import ChannelGraph
+from workbench.limits import Limits
 from workbench.sensitivity import SensitivityCurves
+from workbench.widths import settle, width_problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-PLACES = 24  # of a layer's ranks, at most so many of which the solver chooses from
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,8 @@ class Plan:
     ``degradation`` is the sum of the curves' losses at these widths; ``gap`` says how far from the best plan this one
     can be at most (0: it is the best), None where the solver proves nothing. ``model`` is the model's fingerprint.
     ``lost`` is what the repaired model that it makes really lost of the search's score, where that was looked at.
-    ``ranks`` are those of the layers that become products of smaller ones, by the layer's name.
+    ``costs`` are the predicted costs, in the resources of the budget; ``limits`` were demanded besides. ``ranks`` are
+    those of the layers that become products of smaller ones, by the layer's name.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -52,6 +48,8 @@ class Plan:
     gap: float | None
     model: str
     lost: float | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    limits: Limits = Limits()
     format: int = FORMAT
     ranks: Mapping[str, Rank] = field(default_factory=dict)
 
@@ -77,14 +75,16 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"budget": self.budget.to_dict(), "kept": {k: list(v) for k, v in self.kept.items()}}
+        kept = {name: list(units) for name, units in self.kept.items()}
+        return asdict(self) | {"budget": self.budget.to_dict(), "limits": self.limits.to_dict(), "kept": kept}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that ``to_dict`` wrote."""
         kept = {name: tuple(units) for name, units in data["kept"].items()}
         ranks = {layer: Rank(**rank) for layer, rank in data.get("ranks", {}).items()}
-        return cls(**{**data, "kept": kept, "budget": Budget(**data["budget"]), "ranks": ranks})
+        limits = Limits.from_dict(data.get("limits", {}))
+        return cls(**{**data, "kept": kept, "budget": Budget(**data["budget"]), "limits": limits, "ranks": ranks})
 
     def to_frame(self) -> pd.DataFrame:
         """One row a group: units before and after."""
@@ -98,13 +98,18 @@ class Plan:
         return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.2f}'.format)}"
 
 
-def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, solver: Solver | None = None) -> Plan:
-    """Choose the width of every group so that the budget holds and the curves' total loss is least.
+def make_plan(
+    graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, solver: Solver | None = None,
+    limits: Limits = Limits(), latency: LatencyTable | None = None,
+) -> Plan:  # fmt: skip
+    """Choose the width of every group so that budget and limits hold and the curves' total loss is least.
 
     Raises
     ------
     ValueError
-        The model has no channel group.
+        The model has no channel group, the limits fit none, or a budget of milliseconds comes without a table.
+    Refused
+        A budgeted cost cannot be told from the widths.
     Unreachable
         No widths within the measured range meet the budget; the message names the smallest reachable cost.
     """
@@ -114,8 +119,7 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
             f"{type(graph.model).__name__} has no channel group that can shrink{approximate}; graph.frozen and "
             "graph.groups say what is in the way"
         )
-    problem = width_problem(graph, curves, budget)
-    allocation = solve(problem, solver or Exact())
+    allocation = settle(graph, curves, width_problem(graph, curves, budget, limits, latency), solver or Exact())
     widths = [curve for curve in curves if curve.ladder is None]
     kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in widths}
     units = {curve.group: curve.units for curve in widths}
@@ -125,66 +129,7 @@ def make_plan(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, so
         form = ladder.form(place)
         if form:
             ranks[ladder.layer] = Rank(form.method.name, form.rank, place)
-    return Plan(kept, units, budget, allocation.degradation, allocation.gap, graph.fingerprint, ranks=ranks)
-
-
-def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget) -> Problem:
-    """The allocation problem of a model: one choice a group, the widths its curve knows, the budgeted resources.
-
-    A layer that may lose rank is one choice more, whose options are the places of its ladder.
-    """
-    choices = []
-    for curve in curves:
-        ladder, multiple = curve.ladder, budget.multiple
-        offered = ladder.places(multiple, PLACES) if ladder else multiples(curve.units, multiple)
-        widths = [width for width in offered if np.isfinite(curve.at(width))]
-        choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
-    cost = graph.cost()
-    orders = {curve.group: curve.path.order for curve in curves if curve.ladder is None}
-    ladders = [curve.ladder for curve in curves if curve.ladder]
-    sizes = sizes_of(graph, orders)
-    layers = {
-        "macs": with_ranks(work_products(graph, orders), {ladder.layer: ladder.work for ladder in ladders}, sizes),
-        "params": with_ranks(
-            [(name, products(name, tensor.shape, sizes)) for name, tensor in graph.parameters.items()],
-            {ladder.site.layer.weight: ladder.elements for ladder in ladders}, sizes,
-        ),
-    }  # fmt: skip
-    dense = {"macs": cost.macs, "params": cost.params}
-    resources = [_resource(name, layers[name], dense[name], share, choices) for name, share in budget.shares.items()]
-    return Problem(tuple(choices), tuple(resources))
-
-
-def _resource(
-    name: str, layers: list[tuple[str, list[Product]]], dense: int, share: float, choices: list[Choice]
-) -> Resource:
-    """Terms for what depends on widths; what remains of the counted cost is constant."""
-    place = {choice.name: number for number, choice in enumerate(choices)}
-    terms = []
-    for layer, parts in layers:
-        tables: dict[tuple[int, ...], np.ndarray] = defaultdict(lambda: np.zeros((), np.int64))
-        for part in (_chosen(part, place) for part in parts):
-            if part.shares:
-                key = tuple(sorted({place[share.group] for share in part.shares}))
-                tables[key] = tables[key] + _table(part, [choices[number] for number in key])
-        terms += [Term(layer, key, table) for key, table in tables.items()]
-    whole = sum(term.costs[(-1,) * term.costs.ndim].item() for term in terms)
-    return Resource(name, tuple(terms), constant=dense - whole, budget=int(share * dense))
-
-
-def _chosen(part: Product, place: Mapping[str, int]) -> Product:
-    """A product in which groups that are not to be decided stay whole."""
-    fixed = [share for share in part.shares if share.group not in place]
-    return Product(
-        part.factor * prod(share.counts[-1] for share in fixed), tuple(s for s in part.shares if s not in fixed)
-    )
-
-
-def _table(part: Product, choices: list[Choice]) -> np.ndarray:
-    """A product for every combination of the choices' widths; a group that stands in it twice counts twice."""
-    table = np.array(part.factor, np.int64)
-    for choice in choices:
-        widths = np.array(choice.options)
-        counts = [np.array(share.counts)[widths] for share in part.shares if share.group == choice.name]
-        table = table[..., None] * np.prod(counts, axis=0)
-    return table
+    return Plan(
+        kept, units, budget, allocation.degradation, allocation.gap, graph.fingerprint, costs=allocation.costs,
+        limits=limits, ranks=ranks,
+    )  # fmt: skip

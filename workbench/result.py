@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from workbench.allocate.budget import COUNTED
 from workbench.apply import Applied
 from workbench.cost.count import Cost, count
+from workbench.cost.latency import LatencyTable
+from workbench.cost.measure import Latency, compare_latency
 from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
 from workbench.factorize import Left, folded, form_of, site_of
 from workbench.graph.masked import survivors
@@ -102,10 +105,11 @@ class Result:
     curves: SensitivityCurves | None = field(repr=False)
     source: Source = field(repr=False)
     left: Sequence[Left] = field(default=(), repr=False)  # the layers whose rank could not be lowered
+    latency: Latency | None = None  # where milliseconds were budgeted
 
     def __repr__(self) -> str:
         ratio = ", ".join(
-            f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.shares
+            f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.amounts
         )
         return (
             f"Result({self.source.name}: {ratio} of the original, {self.score.name} {self.score.before:.4g} -> "
@@ -116,7 +120,7 @@ class Result:
     def ratio(self) -> dict[str, float]:
         """Compressed cost / original cost, counted on both models."""
         before, after = self.dense_cost.to_dict(), self.cost.to_dict()
-        return {name: after[name] / before[name] for name in ("macs", "params", "activation_bytes") if before[name]}
+        return {name: after[name] / before[name] for name in COUNTED if before[name]}
 
     @property
     def lost(self) -> float | None:
@@ -127,8 +131,11 @@ class Result:
     def target_met(self) -> bool:
         """Whether the model that came out holds every budget."""
         before, after = self.dense_cost.to_dict(), self.cost.to_dict()
+        if self.latency is not None:  # in earnest, not as predicted
+            before["latency_ms"], after["latency_ms"] = self.latency.before.median, self.latency.after.median
         # as the plan reckons: a quotient may be rounded to the other side of the share
-        return all(after[name] <= share * before[name] for name, share in self.plan.budget.shares.items())
+        budget = self.plan.budget
+        return all(after[name] <= budget.limit(name, before[name]) for name in budget.amounts)
 
     def layers(self) -> list[dict[str, Any]]:
         """One entry a layer; pairs are before and after."""
@@ -147,11 +154,11 @@ class Result:
         return {
             "workbench": version("workbench"), "format": self.plan.format,
             "model": {"name": self.source.name, "class": type(self.model).__name__, "fingerprint": self.plan.model},
-            "budget": self.plan.budget.to_dict(), "target_met": self.target_met,
+            "budget": self.plan.budget.to_dict(), "limits": self.plan.limits.to_dict(), "target_met": self.target_met,
             "score": self.score.to_dict(),
             "cost": {"before": self.dense_cost.to_dict(), "after": self.cost.to_dict(), "ratio": self.ratio,
                      "not_counted": list(self.dense_cost.not_counted)},
-            "predicted_degradation": self.plan.degradation,
+            "predicted_degradation": self.plan.degradation, "predicted_cost": dict(self.plan.costs),
             "searched": self.searched.to_dict() if self.searched else None,
             "curves": curves,
             "layers": self.layers(),
@@ -166,7 +173,7 @@ class Result:
                 "versions": {"python": platform.python_version(), "torch": torch.__version__,
                              "workbench": version("workbench")},
             },
-            "run": _run(self.source.seconds),
+            "run": _run(self.source.seconds) | ({"latency": self.latency.to_dict()} if self.latency else {}),
         }  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
@@ -214,9 +221,12 @@ class Result:
 def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
     curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None = None,
-    left: Sequence[Left] = (),
+    left: Sequence[Left] = (), table: LatencyTable | None = None,
 ) -> Result:  # fmt: skip
-    """Verify, count and score what ``apply`` made; with ``evaluate`` also by the score that the plan was made by."""
+    """Verify, count and score what ``apply`` made.
+
+    With ``evaluate`` also by the score that the plan was made by; with a table of latencies, time it.
+    """
     small = applied.model
     score = Score.of(name_of(test), *paired_scores(test, graph.model, small))
     searched = score if evaluate is test else None
@@ -225,7 +235,7 @@ def compare(
     return Result(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
-        source, left,
+        source, left, compare_latency(table, graph, small, plan.costs["latency_ms"]) if table else None,
     )  # fmt: skip
 
 

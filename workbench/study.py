@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,13 @@ from workbench.allocate import Solver, Unreachable
 from workbench.allocate.budget import Budget
 from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
+from workbench.cost.latency import LatencyTable
+from workbench.cost.measure import measure_latency
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.factorize import Left, Site, sites_of
 from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
+from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
 from workbench.methods import CHANNELS, Methods
 from workbench.plan import Plan, make_plan
@@ -53,6 +57,8 @@ class Study:
     refinement : how all layers are drawn towards the original together after the repair; None leaves that out, which is
         faster and loses more
     store : a folder where the search keeps what it has finished; killed at any moment, it goes on from there
+    latency : the table that budgets of milliseconds go by; by default measured when the first of them comes, where the
+        model is, for one sample and with the threads that PyTorch uses, and kept in the store
     workers : how many processes score candidates, or a ``concurrent.futures.Executor`` that does (of Dask, what
         ``client.get_executor()`` gives); by default it happens in this process
     retries : how often a candidate is tried again whose evaluation raised, gave NaN or killed its worker
@@ -76,9 +82,9 @@ class Study:
         self, model: nn.Module, example_inputs: Any, *, calibration: Iterable[Any], evaluate: Evaluate | None = None,
         test: Evaluate | None = None, gather: Sequence[str] | bool = (), head_dim: bool = False,
         criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
-        store: str | os.PathLike[str] | None = None, workers: int | Executor | None = None, retries: int = 1,
-        seed: int = 0, name: str | None = None, progress: bool = False, methods: Methods = CHANNELS,
-        ignore: Sequence[Pattern] = (),
+        store: str | os.PathLike[str] | None = None, latency: LatencyTable | None = None,
+        workers: int | Executor | None = None, retries: int = 1, seed: int = 0, name: str | None = None,
+        progress: bool = False, methods: Methods = CHANNELS, ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -90,7 +96,7 @@ class Study:
         self.store, self.workers, self.retries = store, workers, retries
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
-        self.methods, self.ignore = methods, ignore
+        self.methods, self.ignore, self._latency = methods, ignore, latency
         self.seconds: dict[str, float] = {}
         self._mode = "auto"
         self._curves: SensitivityCurves | None = None
@@ -126,6 +132,15 @@ class Study:
             )  # fmt: skip
 
     @cached_property
+    def latency(self) -> LatencyTable:
+        """Milliseconds of every operation at any widths."""
+        if self._latency is not None:
+            return self._latency
+        graph = self.graph
+        with self._timed("latency"):
+            return measure_latency(graph, store=Path(self.store) / "latency" if self.store is not None else None)
+
+    @cached_property
     def search(self) -> Search:
         """What is known of the sensitivity so far."""
         graph, statistics = self.graph, self.statistics
@@ -148,30 +163,40 @@ class Study:
         if mode is None and self._curves is not None:
             return self._curves
         self._mode = mode or self._mode
-        return self._searched(budgets, None, fine=True)
+        return self._searched(budgets, fine=True)
 
-    def _searched(self, budgets: Sequence[Budget], solver: Solver | None, fine: bool = False) -> SensitivityCurves:
+    def _searched(
+        self, budgets: Sequence[Budget], solver: Solver | None = None, limits: Limits = Limits(), fine: bool = False
+    ) -> SensitivityCurves:
         search = self.search
         with self._timed("sensitivity"):
-            self._curves = search.run(self._mode, lambda curves: self._plans(curves, budgets, solver), fine)
+            self._curves = search.run(self._mode, lambda curves: self._plans(curves, budgets, solver, limits), fine)
         return self._curves
 
-    def _plans(self, curves: SensitivityCurves, budgets: Sequence[Budget], solver: Solver | None) -> list[Plan]:
+    def _plans(
+        self, curves: SensitivityCurves, budgets: Sequence[Budget], solver: Solver | None, limits: Limits
+    ) -> list[Plan]:
         found = []
         for budget in budgets if curves.curves else ():
             with suppress(Unreachable):  # whoever asks for that budget in earnest is told
-                found.append(make_plan(self.graph, curves, budget, solver))
+                found.append(self._made(curves, budget, solver, limits))
         return found
 
-    def allocate(self, budget: Budget, solver: Solver | None = None, *, mode: str | None = None) -> Plan:
-        """The widths that lose least under a budget; raises ``Unreachable`` where there are none.
+    def allocate(
+        self, budget: Budget, solver: Solver | None = None, *, limits: Limits = Limits(), mode: str | None = None
+    ) -> Plan:
+        """The widths that lose least under a budget and within limits; raises ``Unreachable`` where there are none.
 
         ``mode`` is that of ``sensitivity``; without one, the last that was asked for.
         """
         self._mode = mode or self._mode
-        curves = self._searched([budget], solver)
+        curves = self._searched([budget], solver, limits)
         with self._timed("allocate"):
-            return make_plan(self.graph, curves, budget, solver)
+            return self._made(curves, budget, solver, limits)
+
+    def _made(self, curves: SensitivityCurves, budget: Budget, solver: Solver | None, limits: Limits) -> Plan:
+        latency = self.latency if budget.latency_ms is not None else None
+        return make_plan(self.graph, curves, budget, solver, limits, latency)
 
     def by_hand(self, settings: Mapping[Pattern, Setting]) -> Plan:
         """The plan in which layers have the ratios, ranks or input channels that are given, and all others stay.
@@ -199,7 +224,7 @@ class Study:
         return plan_by_hand(self.graph, self.search, settings)
 
     def refine(self, plan: Plan | Budget, evaluations: int = 100, solver: Solver | None = None) -> Plan:
-        """A plan under the same budget that loses less in earnest, or the same plan where none was found.
+        """A plan under the same budget and limits that loses less in earnest, or the same plan where none was found.
 
         The curves know what each group loses alone. Here the groups of a plan are measured together, each moved a step
         to either side; the curves are scaled by what that shows and the widths chosen anew, as long as the repaired
@@ -221,7 +246,8 @@ class Study:
         plan = self._plan(plan, solver)
         search = self.search
         with self._timed("refine"):
-            return replan(search, plan, self._lost, evaluations=evaluations, solver=solver)
+            choose = partial(self._made, budget=plan.budget, solver=solver, limits=plan.limits)
+            return replan(search, plan, choose, self._lost, evaluations=evaluations)
 
     def _lost(self, plan: Plan) -> float:
         """How much lower the repaired model of a plan scores than the original, on the search's samples."""
@@ -235,9 +261,9 @@ class Study:
         scores = self.search.measured.applied(widths, score) if usual else score()
         return float((self.search.dense - scores).mean())
 
-    def _plan(self, plan: Plan | Budget, solver: Solver | None = None) -> Plan:
+    def _plan(self, plan: Plan | Budget, solver: Solver | None = None, limits: Limits = Limits()) -> Plan:
         if isinstance(plan, Budget):
-            plan = self.allocate(plan, solver)
+            plan = self.allocate(plan, solver, limits=limits)
         if not isinstance(plan, Plan):
             raise TypeError(f"give a Plan or a Budget, not {type(plan).__name__}; try Budget(macs=0.5)")
         if plan.model != self.graph.fingerprint:
@@ -247,9 +273,9 @@ class Study:
             )
         return plan
 
-    def compress(self, plan: Plan | Budget) -> Result:
-        """The smaller model of a plan (or of the best plan under a budget), repaired, verified and scored."""
-        plan = self._plan(plan)
+    def compress(self, plan: Plan | Budget, *, limits: Limits = Limits()) -> Result:
+        """The smaller model of a plan (or of the best under a budget, within limits), repaired, verified, scored."""
+        plan = self._plan(plan, limits=limits)
         with self._timed("apply"):
             applied = apply(
                 self.graph, plan, self.calibration, refinement=self.refinement, seed=self.seed, progress=self.progress
@@ -257,7 +283,8 @@ class Study:
         with self._timed("verify"):
             evaluate = self.evaluate if self._curves else None  # a plan from elsewhere was made by another score
             left = self.sites[1] if self.methods.ranks else ()
-            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left)
+            table = self.latency if plan.budget.latency_ms is not None else None
+            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left, table)
 
     def _source(self) -> Source:
         curves = self._curves
@@ -287,9 +314,9 @@ class _Timer:
 
 def compress(
     model: nn.Module, example_inputs: Any, *, budget: Budget, calibration: Iterable[Any],
-    evaluate: Evaluate | None = None, **options: Any,
+    evaluate: Evaluate | None = None, limits: Limits = Limits(), **options: Any,
 ) -> Result:  # fmt: skip
-    """All verbs in one call; the options are those of ``Study``.
+    """All verbs in one call; the other options are those of ``Study``.
 
     Examples
     --------
@@ -298,4 +325,5 @@ def compress(
     >>> wb.compress(model, torch.randn(1, 8), budget=wb.Budget(macs=0.5), calibration=[torch.randn(64, 8)]).target_met
     True
     """
-    return Study(model, example_inputs, calibration=calibration, evaluate=evaluate, **options).compress(budget)
+    study = Study(model, example_inputs, calibration=calibration, evaluate=evaluate, **options)
+    return study.compress(budget, limits=limits)

@@ -101,6 +101,12 @@ def test_activation_bytes() -> None:
     assert count(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True)), torch.zeros(1, 4)).activation_bytes == 4 * 8
 
 
+def test_size_bytes_are_those_of_parameters_and_buffers() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8).double())
+    assert count(model[:1], torch.zeros(1, 4)).size_bytes == 4 * (4 * 8 + 8)
+    assert count(model[1:], torch.zeros(2, 8).double()).size_bytes == 8 * 4 * 8 + 8  # and the int64 of batches seen
+
+
 def test_attention_is_counted_whatever_kernel_runs() -> None:
     class Attention(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +138,7 @@ def test_counting_leaves_no_trace() -> None:
 
 
 def test_a_cost_prints_itself() -> None:
-    cost = Cost(12_345_678, 65_432, 100, 50, ("aten.fft",))
+    cost = Cost(12_345_678, 65_432, 100, 50, 400, ("aten.fft",))
     assert repr(cost) == "Cost(12.35 M MACs, 0.065 M parameters)"
     assert cost.to_dict()["not_counted"] == ["aten.fft"]
 

@@ -52,7 +52,7 @@ FINITE = st.floats(-1e6, 1e6, allow_subnormal=False)
         (units.seconds(36_000), "10 h"),
         (words.cost_value("latency_ms", 8.1), "8.10 ms"),
         (words.cost_value("joules", 8100), "8.10 k"),
-        (words.budget({"size_bytes": 2e6, "params": None}), "at most 2 MB of size on disk"),
+        (words.budget({"size_bytes": 2e6, "params": None}), "at most 2 MB of parameters and buffers"),
         (words.budget({"macs": 0.5, "params": 0.25}), "at most 50 % of the MACs, at most 25 % of the parameters"),
     ],
 )

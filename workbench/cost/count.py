@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -30,13 +31,15 @@ class Cost:
 
     ``macs`` are multiply-accumulates of convolutions, linear layers and matrix products; ``params`` the parameters,
     tied ones once; ``activation_bytes`` the sum of what all ops write, ``peak_activation_bytes`` the largest single
-    result with its inputs; ``not_counted`` names compute ops that have no MAC formula.
+    result with its inputs; ``size_bytes`` what parameters and buffers take; ``not_counted`` names compute ops that have
+    no MAC formula.
     """
 
     macs: int
     params: int
     activation_bytes: int
     peak_activation_bytes: int
+    size_bytes: int
     not_counted: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -59,18 +62,28 @@ def count(model: nn.Module, example_inputs: Any) -> Cost:
     13824
     """
     inputs = Inputs.of(example_inputs)
-    try:
-        flops, writes = _run(model, inputs, torch.device("meta"))
-    except RuntimeError:  # the forward looks at values, which nothing on meta has: it is run for real
-        flops, writes = _run(model, inputs, device_of(model.parameters()))
+    flops, writes = _watched(model, inputs)
     batch = inputs.batch or 1
     return Cost(
         macs=flops.get_total_flops() // 2 // batch,
         params=sum(parameter.numel() for parameter in model.parameters()),
         activation_bytes=writes.total // batch,
         peak_activation_bytes=writes.peak // batch,
+        size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers())),
         not_counted=tuple(sorted(writes.uncounted)),
     )
+
+
+def written(model: nn.Module, inputs: Inputs) -> list[Written]:
+    """What all ops of one run write, in order: ``activation_bytes`` in parts, of all samples together."""
+    return _watched(model, inputs)[1].parts
+
+
+def _watched(model: nn.Module, inputs: Inputs) -> tuple[FlopCounterMode, _Writes]:
+    try:
+        return _run(model, inputs, torch.device("meta"))
+    except RuntimeError:  # the forward looks at values, which nothing on meta has: it is run for real
+        return _run(model, inputs, device_of(model.parameters()))
 
 
 def _run(model: nn.Module, inputs: Inputs, device: torch.device) -> tuple[FlopCounterMode, _Writes]:
@@ -92,29 +105,50 @@ def _run(model: nn.Module, inputs: Inputs, device: torch.device) -> tuple[FlopCo
     return flops, writes
 
 
+@dataclass(frozen=True)
+class Written:
+    """One tensor that an op wrote: the op's name, the tensor's shape and the bytes of an element."""
+
+    op: str
+    shape: tuple[int, ...]
+    element: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the whole tensor."""
+        return self.element * prod(self.shape)
+
+
 class _Writes(TorchDispatchMode):
     """Adds up what ops write, and lists those that compute without a formula."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch gives it no types
-        self.total = self.peak = 0
+        self.parts: list[Written] = []
+        self.peak = 0
         self.uncounted: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(alias.alias_info for alias in func._schema.returns):
             return result  # a view, or written in place
-        written = sum(_bytes(leaf) for leaf in pytree.tree_leaves(result))
-        self.total += written
-        self.peak = max(self.peak, written + sum(_bytes(leaf) for leaf in pytree.tree_leaves((args, kwargs))))
         name = func._schema.name.split("::")[-1]
+        parts = _tensors(name, result)
+        self.parts += parts
+        self.peak = max(self.peak, sum(part.nbytes for part in (*parts, *_tensors(name, (args, kwargs)))))
         if func._overloadpacket not in flop_registry and name not in CHEAP and _multiplies(func):
             self.uncounted.add(str(func))
         return result
 
+    @property
+    def total(self) -> int:
+        """All bytes written."""
+        return sum(part.nbytes for part in self.parts)
 
-def _bytes(leaf: Any) -> int:
-    return leaf.numel() * leaf.element_size() if isinstance(leaf, Tensor) else 0
+
+def _tensors(op: str, values: Any) -> list[Written]:
+    found = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+    return [Written(op, tuple(tensor.shape), tensor.element_size()) for tensor in found]
 
 
 def _multiplies(func: Any) -> bool:

@@ -78,7 +78,7 @@ def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
 
 def work_products(graph: ChannelGraph, orders: Mapping[str, Sequence[int]]) -> list[tuple[str, list[Product]]]:
     """The MACs of every operation for one sample, as products of what stays of the groups."""
-    sizes = _ValueSizes(graph, orders)
+    sizes = ValueSizes(graph, orders)
     batch = graph.sample(2).batch or 1
     found = []
     for work in works(graph):
@@ -87,7 +87,7 @@ def work_products(graph: ChannelGraph, orders: Mapping[str, Sequence[int]]) -> l
     return found
 
 
-class _ValueSizes:
+class ValueSizes:
     """How many positions of any value stay, by its labels."""
 
     def __init__(self, graph: ChannelGraph, orders: Mapping[str, Sequence[int]]):

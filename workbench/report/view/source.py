@@ -38,9 +38,27 @@ def run(result: Mapping[str, Any]) -> dict[str, Any]:
         "when": run["when"],
         "machine": run["machine"],
         "command": run["command"],
+        "latency": _latency(run.get("latency")),
         "total": units.seconds(sum(seconds.values())),
         "stages": [
             {"name": name, "seconds": units.seconds(taken), "figure": bars.single(taken, top)}
             for name, taken in seconds.items()
         ],
     }
+
+
+def _latency(latency: Mapping[str, Any] | None) -> str:
+    """What a forward pass takes, and what was predicted, as a sentence; nothing where no milliseconds were budgeted."""
+    if latency is None:
+        return ""
+    (before, _), (after, within), place = _time(latency["before"]), _time(latency["after"]), latency["place"]
+    return (
+        f"Latency: {before} before, {after} after (95 % interval {within}), "
+        f"{units.seconds(latency['predicted'] / 1000)} predicted; batch {place['batch']}, "
+        f"{place['threads']} threads, {place['engine']}, {place['device']}"
+    )
+
+
+def _time(timing: Mapping[str, float]) -> tuple[str, str]:
+    median, low, high = (units.seconds(timing[key] / 1000) for key in ("median", "low", "high"))
+    return median, f"{low} to {high}"

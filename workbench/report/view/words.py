@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from workbench.report import units
 
@@ -12,7 +13,7 @@ _COSTS = {
     "params": ("Parameters", "parameters", ""),
     "activation_bytes": ("Activation memory", "activation memory", "B"),
     "peak_bytes": ("Peak memory", "peak memory", "B"),
-    "size_bytes": ("Size on disk", "size on disk", "B"),
+    "size_bytes": ("Parameters and buffers", "parameters and buffers", "B"),
     "latency_ms": ("Latency", "latency", "ms"),
 }
 
@@ -34,7 +35,7 @@ def cost_value(key: str, value: float | None) -> str:
     return units.si(value, _words(key)[2])
 
 
-def budget(limits: Mapping[str, float] | float) -> str:
+def budget(limits: Mapping[str, Any] | float) -> str:
     """A budget in words; a lone number is a share of the cost.
 
     Example:
@@ -44,8 +45,11 @@ def budget(limits: Mapping[str, float] | float) -> str:
     if isinstance(limits, (int, float)):
         return f"at most {units.whole_percent(limits)}"
     parts = [_limit(key, limit) for key, limit in limits.items() if key != "multiple" and limit is not None]
-    if (limits.get("multiple") or 1) > 1:
-        parts.append(f"widths in multiples of {limits['multiple']}")
+    multiple = limits.get("multiple") or 1
+    if isinstance(multiple, Mapping):
+        parts.append("widths in multiples of " + ", ".join(f"{value} ({name})" for name, value in multiple.items()))
+    elif multiple > 1:
+        parts.append(f"widths in multiples of {multiple}")
     return ", ".join(parts)
 
 
