@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 
 import pytest
 import torch
@@ -55,3 +56,28 @@ def test_a_batch_that_does_not_fit_names_the_line() -> None:
     ) as told:
         wb.trace(Fixed("number", 16).eval(), torch.randn(1, 3, 4))
     assert str(told.value).count("cannot follow") == 1
+
+
+class Branching(nn.Module):
+    """Which way it goes depends on the numbers, and it says where it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("here", file=sys.stderr)
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_a_refusal_is_a_sentence_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(wb.Refused, match="it cannot follow the forward at"):
+        wb.trace(Branching(), torch.randn(1, 8))
+    assert capfd.readouterr().err == ""
+
+
+class Talking(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        print("here", file=sys.stderr)
+        return super().forward(x)
+
+
+def test_what_a_forward_says_is_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    wb.trace(Talking(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(1, 3))
+    assert "here" in capfd.readouterr().err

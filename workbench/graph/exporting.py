@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import io
 import logging
+import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,6 +21,8 @@ from workbench import errors
 from workbench.errors import Refused
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
+
+LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
 def exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
@@ -60,12 +64,17 @@ def is_free(program: ExportedProgram) -> bool:
 def refusing(model: nn.Module) -> Iterator[None]:
     """What goes wrong in here is refused in one sentence, with the line of the model's code.
 
-    ``torch.export`` raises anything, also what the forward raises; and PyTorch logs pages about it.
+    ``torch.export`` raises anything, also what the forward raises; and PyTorch logs and prints pages about it.
     """
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
+    loggers = [logging.getLogger(name) for name in LOUD]
+    before = [logger.disabled for logger in loggers]
+    said = io.StringIO()
     try:
-        yield
+        for logger in loggers:
+            logger.disabled = True
+        with redirect_stderr(said):
+            yield
+        sys.stderr.write(said.getvalue())  # the forward's own words
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Refused(
@@ -73,7 +82,8 @@ def refusing(model: nn.Module) -> Iterator[None]:
             "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
         ) from error  # fmt: skip
     finally:
-        logger.disabled = before
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
 
 
 def _where(error: BaseException) -> str:
