@@ -62,7 +62,7 @@ class Branching(nn.Module):
     """Which way it goes depends on the numbers, and it says where it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        print("here", file=sys.stderr)
+        sys.stderr.write("here")
         return x * 2 if x.sum() > 0 else x
 
 
@@ -74,7 +74,7 @@ def test_a_refusal_is_a_sentence_and_nothing_else(capfd: pytest.CaptureFixture[s
 
 class Talking(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
-        print("here", file=sys.stderr)
+        sys.stderr.write("here")
         return super().forward(x)
 
 
