@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +44,7 @@ def searching(samples: int = 700, **options: Any) -> Search:
 class Fixed:
     """A plan that somebody made."""
 
-    cut: dict[str, Sequence[int]]
+    places: tuple[tuple[str, int], ...]
     degradation: float
 
 
@@ -146,7 +145,7 @@ def test_predicted_measures_nothing_and_orders_all_widths() -> None:
 
 def test_measured_measures_every_point_until_it_is_settled() -> None:
     found = searching()
-    curves = found.run("measured", lambda curves: [Fixed({"0": range(8), "2": range(6)}, 1e9)])
+    curves = found.run("measured", lambda curves: [Fixed((("0", 8), ("2", 6)), 1e9)])
     assert {point.samples for curve in curves for point in curve.points} == {FIRST}  # beside such a plan all is settled
     curves = found.run("measured")
     for point in (point for curve in curves for point in curve.points):
@@ -158,10 +157,10 @@ def test_measured_measures_every_point_until_it_is_settled() -> None:
 def test_auto_measures_what_the_plan_hangs_on(monkeypatch: pytest.MonkeyPatch) -> None:
     found = searching()
     monkeypatch.setattr(found, "_anchors", lambda places: [])
-    curves = found.run("auto", lambda curves: [Fixed({"0": range(8)}, 1.0)])
+    curves = found.run("auto", lambda curves: [Fixed((("0", 8),), 1.0)])
     measured = {(curve.group, point.kept) for curve in curves for point in curve.points if point.samples}
     assert measured == {("0", 8), ("2", 11)}  # the chosen width, and the widest one of the group that stays whole
-    again = found.run("auto", lambda curves: [Fixed({"0": [0] * 7}, 1.0)])
+    again = found.run("auto", lambda curves: [Fixed((("0", 7),), 1.0)])
     measured = {(curve.group, point.kept) for curve in again for point in curve.points if point.samples}
     assert measured == {("0", 8), ("0", 6), ("2", 11)}  # on both sides; what was measured stays
 
@@ -184,7 +183,7 @@ def test_no_more_is_measured_where_the_prediction_says_more() -> None:
     )
     graph = trace(model, data[0])
     found = Search(graph, calibrate(graph, data, needs={"fisher"}), noisy)
-    curves = found.run("auto", lambda curves: [Fixed({"0": range(8)}, 1e-9)])
+    curves = found.run("auto", lambda curves: [Fixed((("0", 8),), 1e-9)])
     (point,) = [point for point in curves["0"].points if point.kept == 8]
     assert 0 < point.samples < 3000
     assert point.high - point.low > abs(point.degradation)

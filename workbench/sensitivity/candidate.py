@@ -60,9 +60,10 @@ def _fitted(graph: ChannelGraph, name: str) -> list[Layer]:
 
 def candidates(
     graph: ChannelGraph, paths: Mapping[str, Path], several: Sequence[Widths], statistics: Statistics, ridges: Ridges,
-    ladders: Ladders,
+    ladders: Ladders | None = None,
 ) -> list[Candidate]:  # fmt: skip
     """Groups at some widths and layers at some ranks, repaired from the statistics."""
+    ladders = ladders or {}
     keep = {widths: {name: paths[name].kept(kept) for name, kept in widths if name not in ladders}
             for widths in several}  # fmt: skip
     cuts = {widths: record_of(graph, kept).cuts for widths, kept in keep.items()}
