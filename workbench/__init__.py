@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench import data, zoo
-    from workbench.allocate import Unreachable
+    from workbench.allocate import Unreachable, round_ranks
     from workbench.allocate.budget import Budget
     from workbench.artefact import restore
     from workbench.calibrate import Statistics
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation, Fidelity
+    from workbench.front import Front
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
     from workbench.limits import Limits
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "workbench": ("data", "zoo"),
-    "workbench.allocate": ("Unreachable",),
+    "workbench.allocate": ("Unreachable", "round_ranks"),
     "workbench.allocate.budget": ("Budget",),
     "workbench.artefact": ("restore",),
     "workbench.calibrate": ("Statistics",),
@@ -44,6 +45,7 @@ _HOMES = {
     "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation", "Fidelity"),
+    "workbench.front": ("Front",),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
     "workbench.limits": ("Limits",),
@@ -59,10 +61,10 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "LatencyTable",
-    "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused", "Result",
-    "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data", "export_onnx",
-    "export_program", "measure_latency", "restore", "trace", "verify", "zoo",
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Front", "Frozen",
+    "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused",
+    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data",
+    "export_onnx", "export_program", "measure_latency", "restore", "round_ranks", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workbench.allocate import Exact, Solver
+from workbench.allocate import Allocation, Exact, Solver
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
 from workbench.factorize.ladder import LADDER
@@ -120,6 +120,13 @@ def make_plan(
             "graph.groups say what is in the way"
         )
     allocation = settle(graph, curves, width_problem(graph, curves, budget, limits, latency), solver or Exact())
+    return plan_of(graph, curves, budget, allocation, limits)
+
+
+def plan_of(
+    graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, allocation: Allocation, limits: Limits = Limits()
+) -> Plan:
+    """The plan in which each group keeps as many units as the allocation gives it, those that leave last."""
     widths = [curve for curve in curves if curve.ladder is None]
     kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in widths}
     units = {curve.group: curve.units for curve in widths}

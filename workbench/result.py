@@ -24,6 +24,7 @@ from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import Latency, compare_latency
 from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
 from workbench.factorize import Left, folded, form_of, site_of
+from workbench.front import Front
 from workbench.graph.masked import survivors
 from workbench.graph.modes import evaluating
 from workbench.graph.modules import safe
@@ -106,6 +107,7 @@ class Result:
     source: Source = field(repr=False)
     left: Sequence[Left] = field(default=(), repr=False)  # the layers whose rank could not be lowered
     latency: Latency | None = None  # where milliseconds were budgeted
+    front: Front | None = field(default=None, repr=False)  # where it was asked for
 
     def __repr__(self) -> str:
         ratio = ", ".join(
@@ -160,7 +162,7 @@ class Result:
                      "not_counted": list(self.dense_cost.not_counted)},
             "predicted_degradation": self.plan.degradation, "predicted_cost": dict(self.plan.costs),
             "searched": self.searched.to_dict() if self.searched else None,
-            "curves": curves,
+            "curves": curves, "front": self.front.to_dict() if self.front else None,
             "layers": self.layers(),
             "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
             "ranks": {layer: asdict(rank) for layer, rank in self.plan.ranks.items()},
@@ -221,7 +223,7 @@ class Result:
 def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
     curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None = None,
-    left: Sequence[Left] = (), table: LatencyTable | None = None,
+    left: Sequence[Left] = (), table: LatencyTable | None = None, front: Front | None = None,
 ) -> Result:  # fmt: skip
     """Verify, count and score what ``apply`` made.
 
@@ -236,6 +238,7 @@ def compare(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
         source, left, compare_latency(table, graph, small, plan.costs["latency_ms"]) if table else None,
+        front,
     )  # fmt: skip
 
 

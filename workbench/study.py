@@ -9,30 +9,34 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
 from workbench.allocate import Solver, Unreachable
-from workbench.allocate.budget import Budget
+from workbench.allocate.budget import Budget, Multiple
 from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import measure_latency
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.factorize import Left, Site, sites_of
+from workbench.front import Choosable, Front
 from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
 from workbench.methods import CHANNELS, Methods
-from workbench.plan import Plan, make_plan
+from workbench.plan import Plan, make_plan, plan_of
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
 from workbench.select import Criterion, Elimination, needs_of
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss
+
+if TYPE_CHECKING:
+    from workbench.explore import Explorer
 
 Evaluate = Evaluation | Callable[[nn.Module], Any]
 BUDGETS = tuple(Budget(macs=share) for share in (0.75, 0.5, 0.3))  # what people ask for first
@@ -97,6 +101,7 @@ class Study:
         self.seed, self.progress = seed, progress
         self.name = name or type(model).__name__
         self.methods, self.ignore, self._latency = methods, ignore, latency
+        self._front: Front | None = None
         self.seconds: dict[str, float] = {}
         self._mode = "auto"
         self._curves: SensitivityCurves | None = None
@@ -223,6 +228,41 @@ class Study:
         """
         return plan_by_hand(self.graph, self.search, settings)
 
+    def front(
+        self, resource: str = "macs", budgets: int | Sequence[float] = 100, *, multiple: Multiple = 1,
+        limits: Limits = Limits(),
+    ) -> Front:  # fmt: skip
+        """The best plans for many budgets of one resource, solved in one sweep; results made later report it.
+
+        Parameters
+        ----------
+        resource : macs, params, activation_bytes, size_bytes or latency_ms
+        budgets : shares of the original, or how many in equal steps from the least that can be reached
+        multiple : of the widths, as in ``Budget``
+        limits : on single groups
+
+        Raises
+        ------
+        Unreachable
+            A share is out of reach.
+        """
+        choosable = self._choosable(resource, multiple, limits)
+        with self._timed("allocate"):
+            self._front = Front.of(choosable, self.sensitivity(), budgets)
+        return self._front
+
+    def explore(self, resource: str = "macs", *, multiple: Multiple = 1, limits: Limits = Limits()) -> Explorer:
+        """A slider over budgets, for a notebook: each move solves anew. ``.plan`` is the plan where it stands."""
+        from workbench.explore import Explorer
+
+        curves = self.sensitivity()
+        choosable = self._choosable(resource, multiple, limits)
+        return Explorer(choosable, curves, partial(plan_of, self.graph, curves, limits=limits))
+
+    def _choosable(self, resource: str, multiple: Multiple, limits: Limits) -> Choosable:
+        latency = self.latency if resource == "latency_ms" else None
+        return Choosable.of(self.graph, self.sensitivity(), resource, multiple, limits, latency)
+
     def refine(self, plan: Plan | Budget, evaluations: int = 100, solver: Solver | None = None) -> Plan:
         """A plan under the same budget and limits that loses less in earnest, or the same plan where none was found.
 
@@ -284,7 +324,9 @@ class Study:
             evaluate = self.evaluate if self._curves else None  # a plan from elsewhere was made by another score
             left = self.sites[1] if self.methods.ranks else ()
             table = self.latency if plan.budget.latency_ms is not None else None
-            return compare(self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left, table)
+            return compare(
+                self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left, table, self._front
+            )
 
     def _source(self) -> Source:
         curves = self._curves

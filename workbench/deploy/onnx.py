@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import warnings
@@ -17,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from workbench.deploy.export import Exported, checked, whole_files
 from workbench.errors import Refused
+from workbench.extras import need
 from workbench.graph.exporting import exported, is_free
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
@@ -47,9 +47,7 @@ def export_onnx(
     Refused
         PyTorch cannot translate an operation, or onnxruntime computes something else.
     """
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(f"ONNX needs {', '.join(missing)}; pip install 'workbench[onnx]'")
+    need("ONNX", NEEDS, "onnx")
     inputs, target = Inputs.of(example_inputs).take(2), Path(path)
     program = exported(model, inputs)
     with evaluating(model), torch.no_grad():
