@@ -24,7 +24,7 @@ from workbench import artefact, cli
 from workbench.select import BY_NAME
 
 GOLDEN = Path(__file__).parent / "golden" / "cli"
-COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
+COMMANDS = ("", "demo", "sensitivity", "compress", "batch", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
     "model", "macs_ratio", "params_ratio", "score", "score_before", "score_after", "predicted_loss", "real_loss",

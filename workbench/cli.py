@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.batch import commands as batches
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 a target was missed or something failed, 2 wrong usage, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_demo, _add_sensitivity, _add_compress, _add_report, _add_restore, _add_export):
+    for add in (_add_demo, _add_sensitivity, _add_compress, _add_batch, _add_report, _add_restore, _add_export):
         add(commands)
     return parser
 
@@ -135,6 +136,10 @@ def _add_compress(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, help=OUT)
     _add_plan_options(command)
     _add_search_options(command)
+
+
+def _add_batch(commands: Any) -> None:
+    batches.add_batch(_command(commands, "batch", batches.batch, "compress many networks as a job file says"))
 
 
 def _add_report(commands: Any) -> None:
