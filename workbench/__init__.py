@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import data, zoo
+    from workbench import batch, data, zoo
     from workbench.allocate import Unreachable
     from workbench.allocate.budget import Budget
     from workbench.artefact import restore
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workbench.verification import Verification, verify
 
 _HOMES = {
-    "workbench": ("data", "zoo"),
+    "workbench": ("batch", "data", "zoo"),
     "workbench.allocate": ("Unreachable",),
     "workbench.allocate.budget": ("Budget",),
     "workbench.artefact": ("restore",),
@@ -51,7 +51,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Frozen", "Layer", "Member",
     "Plan", "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable",
-    "Verification", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
+    "Verification", "batch", "compress", "data", "export_onnx", "export_program", "restore", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

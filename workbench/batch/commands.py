@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-DONE, FAILED = 0, 1
+if TYPE_CHECKING:
+    from workbench.batch.jobfile import Jobs
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def add_batch(command: argparse.ArgumentParser) -> None:
@@ -21,6 +29,16 @@ def add_batch(command: argparse.ArgumentParser) -> None:
         help="put a value into the job file, as defaults.seed=1 or jobs.0.budget=macs=0.3; may be repeated",
     )  # fmt: skip
     command.add_argument("--no-user-code", action="store_true", help="refuse package.module:function")
+    command.add_argument("--dry-run", action="store_true", help="only show what would be done")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="where everything goes (default runs/JOBS)")
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="searches at a time (default 1)")
+    command.add_argument("--dask", metavar="ADDRESS", help="of a Dask scheduler that all see FOLDER from; or local")
+    command.add_argument(
+        "--resume", action=argparse.BooleanOptionalAction, default=True,
+        help="leave finished runs as they are, or make them anew (default: leave them)",
+    )  # fmt: skip
+    command.add_argument("--fail-fast", action="store_true", help="start nothing more after a failure")
+    command.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def batch(given: argparse.Namespace) -> int:
@@ -36,8 +54,76 @@ def batch(given: argparse.Namespace) -> int:
     from workbench.batch.runs import runs_of
 
     jobs = read_jobs(given.jobs, given.overrides, user_code=not given.no_user_code)
-    runs = runs_of(jobs)
-    searches = len({run.search for run in runs})
-    found: dict[str, Any] = {"jobs": len(jobs.file.jobs), "runs": len(runs), "searches": searches}
-    print(json.dumps(found) if given.json else f"{given.jobs}: {len(runs)} runs that share {searches} searches")
-    return DONE
+    if given.check:
+        runs = runs_of(jobs)
+        searches = len({run.search for run in runs})
+        found: dict[str, Any] = {"jobs": len(jobs.file.jobs), "runs": len(runs), "searches": searches}
+        print(json.dumps(found) if given.json else f"{given.jobs}: {len(runs)} runs that share {searches} searches")
+        return DONE
+    return _carry_out(jobs, given)
+
+
+def _carry_out(jobs: Jobs, given: argparse.Namespace) -> int:
+    from workbench.batch.runner import PAGE, Batch, carried_out
+    from workbench.batch.table import DONE as GOOD
+    from workbench.batch.table import to_text
+
+    if given.workers < 1:
+        raise ValueError(f"--workers {given.workers} must be at least 1")
+    batch = Batch.plan(jobs, given.out or Path("runs") / given.jobs.stem, given.resume)
+    if given.dry_run:
+        tasks = [{"search": task.search, "runs": [run.name for run in task.runs]} for task in batch.tasks]
+        print(json.dumps({"runs": len(batch.runs), "left": tasks}) if given.json else batch.told())
+        return DONE
+    listeners = [] if given.quiet else [Narrator(len(batch.runs), sum(len(task.runs) for task in batch.tasks))]
+    try:
+        with _executor(given.dask, given.workers) as executor:
+            frame = carried_out(batch, given.workers, executor, given.fail_fast, listeners)
+    except KeyboardInterrupt:
+        print("workbench: interrupted; run the same again to go on", file=sys.stderr)
+        return INTERRUPTED
+    for lost in frame.attrs["lost"]:
+        print(f"workbench: {lost}", file=sys.stderr)
+    rows: list[Any] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    print(json.dumps(rows) if given.json else f"{to_text(rows)}\n{batch.folder.out / PAGE}")
+    return DONE if set(frame["state"]) <= {GOOD} else FAILED
+
+
+class Narrator:
+    """One line on stderr for each run that is done."""
+
+    def __init__(self, runs: int, left: int):
+        self.runs, self.done = runs, runs - left
+        if self.done:
+            print(f"workbench: {self.done} of {runs} runs were finished before", file=sys.stderr)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "batch_started" and event["note"]:
+            print(f"workbench: {event['note']}", file=sys.stderr)
+        if event["event"] in ("run_finished", "run_failed"):
+            self.done += 1
+            print(f"workbench: {self.done}/{self.runs} {event['run']}: {_said(event)}", file=sys.stderr)
+
+
+def _said(event: Mapping[str, Any]) -> str:
+    if event["event"] == "run_failed":
+        return f"FAILED, {event['reason']}"
+    found = event["summary"]
+    return f"{found['score']} {found['before']:.4f} -> {found['after']:.4f} with {found['macs']:.3f} of the MACs"
+
+
+@contextmanager
+def _executor(dask: str | None, workers: int) -> Iterator[Executor | None]:
+    """What ``--dask`` names; None without."""
+    if dask is None:
+        yield None
+        return
+    if importlib.util.find_spec("distributed") is None:
+        raise ModuleNotFoundError("--dask needs distributed; pip install 'workbench[dask]'")
+    from distributed import Client, LocalCluster
+
+    with ExitStack() as stack:
+        address: Any = dask
+        if dask == "local":
+            address = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
+        yield stack.enter_context(Client(address)).get_executor()
