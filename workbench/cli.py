@@ -140,6 +140,9 @@ def _add_compress(commands: Any) -> None:
 
 def _add_batch(commands: Any) -> None:
     batches.add_batch(_command(commands, "batch", batches.batch, "compress many networks as a job file says"))
+    batches.add_list(_command(commands, "list", batches.list_runs, "list the runs of a batch"))
+    batches.add_compare(_command(commands, "compare", batches.compare, "show finished runs side by side"))
+    batches.add_clean(_command(commands, "clean", batches.clean, "remove what killed and failed runs have left"))
 
 
 def _add_report(commands: Any) -> None:
@@ -194,13 +197,11 @@ def sensitivity(given: argparse.Namespace) -> int:
 def report(given: argparse.Namespace) -> int:
     """Render a stored result."""
     from workbench.artefact import RESULT
+    from workbench.reading import read_object
     from workbench.report import write
 
     source = given.result / RESULT if given.result.is_dir() else given.result
-    try:
-        data = json.loads(source.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is not JSON: {error}") from error
+    data = read_object(source, "name another, or compress again")
     target = given.out or source.with_name("report.html")
     write(data, target)
     print(json.dumps({"report": str(target)}) if given.json else target)

@@ -19,7 +19,10 @@ SHOP_JOB = {
     "model": f"{SHOP}:build", "inputs": f"{SHOP}:one", "calibration": f"{SHOP}:some", "evaluate": f"{SHOP}:score",
     "budget": ["macs=0.7", "macs=0.5"], "method": "brief",
 }  # fmt: skip
-METHODS = {"brief": {"refinement": 3}, "plain": {"refinement": 0, "mode": "measured"}}
+METHODS = {
+    "brief": {"refinement": 3}, "plain": {"refinement": 0, "mode": "measured"},
+    "quick": {"refinement": 0, "mode": "predicted"},
+}  # fmt: skip
 FILES = {
     "plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json", "job.json",
     "events.jsonl", "log.txt",
@@ -67,3 +70,16 @@ def whole(out: Path) -> bool:
     """Whether everything that looks like a run is one, with all its files."""
     folders = [path for path in out.iterdir() if path.is_dir() and path.name not in ("failed", "searches", ".part")]
     return all({path.name for path in folder.iterdir()} >= FILES for folder in folders)
+
+
+def written(path: Path, *changes: dict[str, Any]) -> Path:
+    """The job file of ``jobs`` as TOML; lists and texts are written as in JSON."""
+    tables = {f"[methods.{name}]": method for name, method in METHODS.items()}
+    lines = [line for head, table in tables.items() for line in (head, *_fields(table))]
+    lines += [line for job in jobs(*changes)["jobs"] for line in ("[[jobs]]", *_fields(job))]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _fields(table: dict[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]

@@ -89,6 +89,62 @@ def _carry_out(jobs: Jobs, given: argparse.Namespace) -> int:
     return DONE if set(frame["state"]) <= {GOOD} else FAILED
 
 
+def add_list(command: argparse.ArgumentParser) -> None:
+    """The options of ``workbench list``."""
+    command.add_argument("folder", type=Path, help="what was given to batch as --out")
+
+
+def list_runs(given: argparse.Namespace) -> int:
+    """Print the runs of a folder."""
+    from workbench.batch.folder import Folder
+    from workbench.batch.table import rows, to_text
+
+    if not given.folder.is_dir():
+        raise ValueError(f"{given.folder} is no folder; name the one that was given to batch as --out")
+    found = rows(Folder(given.folder))
+    print(json.dumps(found) if given.json else to_text(found))
+    return DONE
+
+
+def add_compare(command: argparse.ArgumentParser) -> None:
+    """The options of ``workbench compare``."""
+    command.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of finished runs")
+
+
+def compare(given: argparse.Namespace) -> int:
+    """Print runs side by side."""
+    from workbench.batch.compare import compared
+
+    frame = compared(given.folders)
+    if given.json:
+        print(frame.to_json())
+    else:
+        print(frame.astype(object).where(frame.notna(), "").to_string(float_format="{:.4f}".format))
+    return DONE
+
+
+def add_clean(command: argparse.ArgumentParser) -> None:
+    """The options of ``workbench clean``."""
+    command.add_argument("folder", type=Path, help="what was given to batch as --out")
+    command.add_argument("--keep-failed", action="store_true", help="leave the logs of failed runs")
+    command.add_argument("--searches", action="store_true", help="also what searches have finished; they start anew")
+    command.add_argument("--run", action="append", default=[], metavar="NAME", help="also a finished run; repeatable")
+    command.add_argument("--dry-run", action="store_true", help="only show what would be removed")
+
+
+def clean(given: argparse.Namespace) -> int:
+    """Remove what is left over; prints what that is."""
+    from workbench.batch.clean import clean as remove
+    from workbench.batch.clean import remains
+
+    paths = remains(given.folder, failed=not given.keep_failed, searches=given.searches, runs=given.run)
+    if not given.dry_run:
+        remove(given.folder, paths)
+    names = [str(path) for path in paths]
+    print(json.dumps(names) if given.json else "\n".join(names) or "nothing to remove")
+    return DONE
+
+
 class Narrator:
     """One line on stderr for each run that is done."""
 

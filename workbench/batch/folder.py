@@ -17,11 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from workbench.batch.kept import FORMAT, Failed, Finished, read_kept
 from workbench.batch.runs import Run
-from workbench.reading import read_object
 
 JOB, LOG, EVENTS, FAILURE = "job.json", "log.txt", "events.jsonl", "failure.json"
-FORMAT = 1
 
 
 class Folder:
@@ -88,12 +87,12 @@ class Folder:
             It is damaged, or of another version.
         """
         path = self.run(name) / JOB
-        return _read(path, ("job", "summary", "run")) if path.is_file() else None
+        return read_kept(path, Finished) if path.exists() else None
 
     def failure(self, name: str) -> dict[str, Any] | None:
         """What is known of a run that failed, None where it did not."""
         path = self.failed(name) / FAILURE
-        return _read(path, ("job", "reason", "log")) if path.is_file() else None
+        return read_kept(path, Failed) if path.exists() else None
 
     def done(self, run: Run) -> bool:
         """Whether a run is finished.
@@ -108,11 +107,8 @@ class Folder:
             if self.run(run.name).exists():
                 raise ValueError(f"{self.run(run.name)} is in the way: it is no run of a batch; move it, or give --out")
             return False
-        try:
-            other = Run.from_dict(job["job"])
-            field = run.differs(other)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{self.run(run.name) / JOB} is damaged ({error}); delete that folder") from error
+        other = Run.from_dict(job["job"])
+        field = run.differs(other)
         if field:
             there, here = getattr(other, field), getattr(run, field)
             raise ValueError(
@@ -132,16 +128,6 @@ class Folder:
     def remains(self) -> Iterator[Path]:
         """What is left of runs that were killed."""
         yield from sorted(self.out.glob(".part/*"))
-
-
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    data = read_object(path, "run the batch again")
-    if data.get("format") != FORMAT:
-        raise ValueError(f"{path} has the format {data.get('format')!r}; this version of workbench reads {FORMAT}")
-    missing = [key for key in keys if key not in data]
-    if missing:
-        raise ValueError(f"{path} is damaged (it has no {missing[0]}); run the batch again")
-    return data
 
 
 def _flush(path: Path) -> None:

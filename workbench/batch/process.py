@@ -25,6 +25,7 @@ OnEvent = Callable[[Event], None]
 SEARCH = ""  # in the place of a run's name
 DEATHS = 1  # of a process that are put down to chance, at the same step
 BEAT = 0.2  # seconds between two looks
+ENDING = 5.0  # seconds in which a process that has nothing more to say ends
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -142,7 +143,9 @@ def _listen(
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 begun = time.monotonic() if _take(json.loads(line), watched, keeper) else begun
-            if not data:
+            if not data:  # it is about to end, with a code of its own
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(ENDING)
                 return
         elif process.poll() is not None:
             return

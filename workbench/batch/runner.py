@@ -144,8 +144,11 @@ def carried_out(
         pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
         _do(batch.tasks, pool, announce, fail_fast, own)
         found = _found(batch)
-        _write(batch.folder.out / CSV, table.to_csv(found))
-        _write(batch.folder.out / PAGE, index.render(found))
+        for name, text in ((CSV, table.to_csv(found)), (PAGE, index.render(found))):
+            try:
+                _write(batch.folder.out / name, text)
+            except OSError as error:  # the disk is full: what came of the runs is told in any case
+                announce.lost.append(f"{batch.folder.out / name} cannot be written: {error.strerror}")
         states = [one["state"] for one in found]
         counts = {state: states.count(state) for state in (table.DONE, table.MISSED, table.FAILED, table.LEFT)}
         announce({"event": "batch_finished", **counts})

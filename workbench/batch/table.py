@@ -78,8 +78,9 @@ def to_text(table: Sequence[Row]) -> str:
     for one in table:
         if one["state"] == FAILED:
             continue
-        shares = " ".join(f"{one[key]:6.3f}" if one[key] is not None else " " * 6 for key in ("macs", "params"))
-        lines.append(f"{one['run']:<{width}}  {shares} {one['before']:8.4f} {one['after']:8.4f}  {one['state']}")
+        shares = " ".join(f"{'' if one[key] is None else format(one[key], '.3f'):>6}" for key in ("macs", "params"))
+        scores = " ".join(f"{'' if one[key] is None else format(one[key], '.4f'):>8}" for key in ("before", "after"))
+        lines.append(f"{one['run']:<{width}}  {shares} {scores}  {one['state']}")
     lines = lines if len(lines) > 1 else []
     failed = [one for one in table if one["state"] == FAILED]
     lines += [f"FAILED {one['run']}: {one['reason']}\n       log: {one['folder']}" for one in failed]

@@ -55,9 +55,10 @@ class Work:
     def run(self) -> None:
         """The search; then one run after another, whatever becomes of each."""
         store = self.folder.search(self.task.search)
-        store.mkdir(parents=True, exist_ok=True)
-        with _alone(store):
+        with contextlib.ExitStack() as stack:
             try:
+                store.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(_alone(store))
                 study, curves = self._search(store)
             except Exception as error:  # a user's function and a model's forward raise anything
                 self._failed("search_failed", error, self.task.runs)
@@ -118,7 +119,9 @@ class Work:
         self._tell("run_finished", run=run.name, summary=summary, seconds=seconds)
 
     def _failed(self, event: str, error: Exception, runs: Any, **about: Any) -> None:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # of a full disk, which is the reason then
+            traceback.print_exc()
+            sys.stderr.flush()
         if about:  # the run's log is where people look
             with contextlib.suppress(OSError), (self.folder.part(about["run"]) / LOG).open("a") as log:
                 traceback.print_exc(file=log)
