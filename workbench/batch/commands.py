@@ -128,7 +128,8 @@ def add_clean(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=Path, help="what was given to batch as --out")
     command.add_argument("--keep-failed", action="store_true", help="leave the logs of failed runs")
     command.add_argument("--searches", action="store_true", help="also what searches have finished; they start anew")
-    command.add_argument("--run", action="append", default=[], metavar="NAME", help="also a finished run; repeatable")
+    about = "also a finished run; may be repeated"
+    command.add_argument("--run", action="append", default=[], metavar="NAME", dest="names", help=about)
     command.add_argument("--dry-run", action="store_true", help="only show what would be removed")
 
 
@@ -137,7 +138,7 @@ def clean(given: argparse.Namespace) -> int:
     from workbench.batch.clean import clean as remove
     from workbench.batch.clean import remains
 
-    paths = remains(given.folder, failed=not given.keep_failed, searches=given.searches, runs=given.run)
+    paths = remains(given.folder, failed=not given.keep_failed, searches=given.searches, runs=given.names)
     if not given.dry_run:
         remove(given.folder, paths)
     names = [str(path) for path in paths]
