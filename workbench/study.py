@@ -23,7 +23,7 @@ from workbench.interaction import replan
 from workbench.plan import Plan, make_plan
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
-from workbench.select import Criterion, Elimination, needs_of
+from workbench.select import Criterion, Elimination, name_of, needs_of
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss
 
@@ -223,7 +223,8 @@ class Study:
 
     def _source(self) -> Source:
         curves = self._curves
-        method = ", ".join(map(str, filter(None, [self.criterion, "ridge least squares", self.refinement])))
+        steps = [name_of(self.criterion), "ridge least squares", self.refinement]
+        method = ", ".join(str(step) for step in steps if step)
         return Source(
             self.name, self.seed, method, f"{self.calibration.samples:,} samples",
             {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}

@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +113,7 @@ class Work:
                 write(part / f"small.{kind}")
             summary, seconds = summary_of(result), _since(start)
             self._tell("run_finished", run=run.name, into=part, tell=False, summary=summary, seconds=seconds)
-        job = {"job": replace(run).to_dict(), "summary": summary, "run": {"seconds": seconds, "peak_bytes": _peak()}}
+        job = {"job": run.to_dict(), "summary": summary, "run": {"seconds": seconds, "peak_bytes": _peak()}}
         self.folder.complete(run.name, job)
         self._tell("run_finished", run=run.name, summary=summary, seconds=seconds)
 

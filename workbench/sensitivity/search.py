@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from inspect import isfunction
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from workbench.calibrate import MEMORY, Statistics
 from workbench.evaluation import Evaluation, fingerprint_of, name_of, source_of, whole_score
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Criterion, Elimination, GroupView, Path, followed
+from workbench.select import name_of as criterion_name
 from workbench.sensitivity.candidate import Candidates, Place
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.ledger import Ledger
@@ -195,12 +197,13 @@ class Search:
 
     def _belongs(self, criterion: Criterion, seed: int) -> dict[str, str]:
         """What scores depend on, for the store."""
+        method = criterion_name(criterion) + (f" {source_of(criterion)}" if isfunction(criterion) else "")
         function = self.evaluate.score if isinstance(self.evaluate, Evaluation) else self.evaluate
         return {
             "model": self.graph.fingerprint, "calibration data": self.statistics.fingerprint,
             "metric": f"{name_of(self.evaluate)} {source_of(function)}",
             "evaluation data": self.sample.fingerprint if self.sample else fingerprint_of(self.evaluate, self.dense),
-            "method": f"{criterion}, least squares", "seed": str(seed),
+            "method": f"{method}, least squares", "seed": str(seed),
         }  # fmt: skip
 
     def curves(self) -> SensitivityCurves:
