@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -41,11 +40,18 @@ def batch(out: Path, *changes: dict[str, Any], **options: Any) -> tuple[Any, lis
     return run(jobs(*changes), out=out, **options), events
 
 
-def shell(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
+# a shell starts background jobs with SIGINT ignored, and children inherit that
+MAIN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from workbench.cli import main; sys.exit(main())"
+)
+
+
+def shell(*arguments: str | Path) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "workbench.cli", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=ROOT, env={**os.environ, **environment},
+        [sys.executable, "-c", MAIN, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
     )  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,21 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert whole(disk / "out")
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_an_interrupted_batch_says_how_to_go_on(tmp_path: Path) -> None:
+    file, out = written(tmp_path / "jobs.toml", {**QUICK, "evaluate": f"{SHOP}:hangs"}), tmp_path / "out"
+    process = shell("batch", file, "--out", out)
+    deadline = time.monotonic() + 60
+    while not (out / "events.jsonl").exists() or "search_started" not in (out / "events.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert err.splitlines()[-1] == "workbench: interrupted; run the same again to go on"
+    assert (out / ".lock").read_text() == ""
+    assert whole(out)
 
 
 def test_a_task_that_is_stopped_ends_its_process(tmp_path: Path) -> None:

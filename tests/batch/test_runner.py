@@ -167,6 +167,8 @@ def test_dry_run_shows_what_is_left(tmp_path: Path, done: Done, capsys: pytest.C
     names = [[run.name for run in task.runs] for task in left.tasks]
     assert names == [["build-brief-macs0.6"], ["build-plain-macs0.6"]]
     assert "2 are finished" in left.told()
+    shares = [[budget["macs"] for budget in task.budgets] for task in left.tasks]
+    assert shares == [[0.7, 0.6]] * 2  # a search goes on as it began, for finished runs too
 
 
 def test_a_lock_says_whose_it_is(tmp_path: Path) -> None:

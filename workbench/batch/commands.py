@@ -37,7 +37,7 @@ def add_batch(command: argparse.ArgumentParser) -> None:
         "--resume", action=argparse.BooleanOptionalAction, default=True,
         help="leave finished runs as they are, or make them anew (default: leave them)",
     )  # fmt: skip
-    command.add_argument("--fail-fast", action="store_true", help="start nothing more after a failure")
+    command.add_argument("--fail-fast", action="store_true", help="stop at the first failure; what is finished is kept")
     command.add_argument("--quiet", action="store_true", help="no progress")
 
 

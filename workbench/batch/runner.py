@@ -90,7 +90,7 @@ def run(
         ``client.get_executor()`` gives); ``out`` must be a folder that all of them see
     overrides : ``a.b=c`` for the content of the job file
     resume : leave finished runs as they are; otherwise they are made anew
-    fail_fast : start nothing more after a failure
+    fail_fast : stop at the first failure; what is finished is kept
     user_code : whether the jobs may name ``package.module:function``
     on_event : called with a dict for all that happens, see ``workbench.batch.events``
     progress : show a bar

@@ -112,4 +112,5 @@ def _name(job: str | None, model: str, method: str, budget: Mapping[str, Any], s
 def _word(model: str) -> str:
     """A model as a part of a folder's name."""
     word = model.rstrip("/").rpartition("/")[2] if is_folder(model) else model.rpartition(":")[2]
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-.") else "_" for c in word).strip(".") or "model"
+    word = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-.") else "_" for sign in word[:64])
+    return word.strip(".") or "model"
