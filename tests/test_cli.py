@@ -24,7 +24,7 @@ from workbench import artefact, cli
 from workbench.select import BY_NAME
 
 GOLDEN = Path(__file__).parent / "golden" / "cli"
-COMMANDS = ("", "demo", "sensitivity", "compress", "report", "restore", "export")
+COMMANDS = ("", "demo", "sensitivity", "compress", "batch", "list", "compare", "clean", "report", "restore", "export")
 FILES = {"plan.json", "weights.safetensors", "reference.safetensors", "report.html", "result.json"}
 SUMMARY = {
     "model", "macs_ratio", "params_ratio", "activation_bytes_ratio", "size_bytes_ratio", "score", "score_before",
@@ -221,7 +221,7 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
         (compress("macs=0.5,multiple=0"), "the budget's multiple is 0; it must be a whole number, 1 or more"),
         (compress("macs=0.5", out="file"), "file: File exists"),
         (["report", "nowhere.json"], "nowhere.json: No such file or directory"),
-        (["report", "file"], "file is not JSON"),
+        (["report", "file"], "file is damaged (Expecting value: line 1 column 1 (char 0)); name another, or compress"),
         (["report", "wrong.json"], "the result has no"),
         (["restore", "nowhere"], "nowhere holds no compressed model: there is no plan.json in it"),
     ],

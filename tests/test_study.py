@@ -85,6 +85,19 @@ def test_another_score_reports() -> None:
     assert result.score.before == pytest.approx(study.model.eval()(x).std().item())
 
 
+def test_the_original_is_scored_once_for_all_plans() -> None:
+    scored: list[int] = []
+
+    def score(model: nn.Module) -> float:
+        scored.append(sum(p.numel() for p in model.parameters()))
+        return 0.0
+
+    study, _ = road(refinement=None, test=score)
+    results = [study.compress(wb.Budget(macs=share)) for share in (0.7, 0.5)]
+    whole = sum(p.numel() for p in study.model.parameters())
+    assert scored == [whole, results[0].cost.params, results[1].cost.params]
+
+
 def test_the_callers_model_is_untouched() -> None:
     study, _ = road()
     model = study.model.train()

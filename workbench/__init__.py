@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import data, zoo
+    from workbench import batch, data, zoo
     from workbench.allocate import Unreachable, round_ranks
     from workbench.allocate.budget import Budget
     from workbench.artefact import restore
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from workbench.verification import Verification, verify
 
 _HOMES = {
-    "workbench": ("data", "zoo"),
+    "workbench": ("batch", "data", "zoo"),
     "workbench.allocate": ("Unreachable", "round_ranks"),
     "workbench.allocate.budget": ("Budget",),
     "workbench.artefact": ("restore",),
@@ -63,7 +63,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Front", "Frozen",
     "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused",
-    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "compress", "data",
+    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "batch", "compress", "data",
     "export_onnx", "export_program", "measure_latency", "restore", "round_ranks", "trace", "verify", "zoo",
 ]  # fmt: skip
 

@@ -26,10 +26,13 @@ from workbench.graph.record import Cut, Factored, Record, recorded, remember
 from workbench.graph.tensors import own_tensors
 from workbench.graph.trace import trace
 from workbench.graph.winnow import cut_model, rebuilt
+from workbench.plan_file import fault_in
+from workbench.reading import read_object
 
 if TYPE_CHECKING:
     from workbench.result import Result
 
+AGAIN = "save the result again"
 PLAN, WEIGHTS, REFERENCE, RESULT, REPORT = (
     "plan.json", "weights.safetensors", "reference.safetensors", "result.json", "report.html",
 )  # fmt: skip
@@ -78,21 +81,26 @@ def restore(model: nn.Module, directory: str | os.PathLike[str]) -> nn.Module:
     """
     folder = Path(directory)
     plan = read_plan(folder)
+    state = _tensors(folder / WEIGHTS)
+    absent = [name for name in plan["aliases"].values() if name not in state]
+    if absent:
+        raise ValueError(f"{folder / PLAN} is damaged (it has an alias of {absent[0]}, which is nowhere); {AGAIN}")
+    lost = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    if lost:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({lost[0]} holds NaN); {AGAIN}")
     small = _rebuilt(model, plan, folder)
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} holds no compressed model: there is no {WEIGHTS} in it")
-    state = load_file(folder / WEIGHTS)
     state |= {alias: state[name] for alias, name in plan["aliases"].items()}
     for name, tensor in small.state_dict().items():
         if name in state and state[name].dtype != tensor.dtype:
             raise ValueError(
-                f"{name} was saved as {state[name].dtype}, this {type(model).__name__} has {tensor.dtype}; convert it "
-                f"first with .to({state[name].dtype})"
+                f"{name} in {folder} was saved as {state[name].dtype}, this {type(model).__name__} has {tensor.dtype}; "
+                f"convert it first with .to({state[name].dtype})"
             )
     try:
         small.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}: {error}") from error
+        said = " ".join(str(error).split())[:500]
+        raise ValueError(f"the weights in {folder} do not fit this {type(model).__name__}: {said}") from error
     return small.eval()
 
 
@@ -120,28 +128,39 @@ def read_plan(folder: Path) -> Mapping[str, Any]:
     path = folder / PLAN
     if not path.is_file():
         raise ValueError(f"{folder} holds no compressed model: there is no {PLAN} in it")
-    try:
-        plan = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); save the result again") from error
-    if not isinstance(plan, dict):
-        raise ValueError(f"{path} is damaged (it holds no object); save the result again")
-    if plan.get("format") != 1:
-        raise ValueError(f"{path} has the format {plan.get('format')!r}; this version of workbench reads format 1")
+    plan = read_object(path, AGAIN)
+    if type(plan.get("format")) is not int or plan["format"] != 1:
+        raise ValueError(f"{path} has the format {plan.get('format')!r:.80}; this version of workbench reads format 1")
+    fault = fault_in(plan)
+    if fault:
+        raise ValueError(f"{path} is damaged ({fault}); {AGAIN}")
     return plan
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no compressed model: there is no {path.name} in it")
+    try:
+        return load_file(path)
+    except Exception as error:  # of the file's own format, or of a type or size that torch has no room for
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); {AGAIN}") from error
 
 
 def replays(small: nn.Module, folder: Path) -> bool:
     """Whether a restored model gives the stored outputs on the stored inputs, bit for bit."""
-    stored = load_file(folder / REFERENCE)
+    stored = _tensors(folder / REFERENCE)
     outputs = _outputs(small, reference_inputs(folder))
-    return all(torch.equal(stored[name], tensor) for name, tensor in outputs.items())
+    return all(name in stored and torch.equal(stored[name], tensor) for name, tensor in outputs.items())
 
 
 def reference_inputs(folder: Path) -> Inputs:
     """The stored batch of inputs."""
-    stored, structure = load_file(folder / REFERENCE), read_plan(folder)["inputs"]
-    args, kwargs = (_filled(structure[part], stored) for part in ("args", "kwargs"))
+    stored, structure = _tensors(folder / REFERENCE), read_plan(folder)["inputs"]
+    try:
+        args, kwargs = (_filled(structure[part], stored) for part in ("args", "kwargs"))
+    except KeyError as error:
+        raise ValueError(f"{folder / REFERENCE} is damaged (it has no {error.args[0]}); {AGAIN}") from error
     return Inputs(args, kwargs)
 
 

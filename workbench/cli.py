@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.batch import commands as batches
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 done, 1 a target was missed or something failed, 2 wrong usage, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_demo, _add_sensitivity, _add_compress, _add_report, _add_restore, _add_export):
+    for add in (_add_demo, _add_sensitivity, _add_compress, _add_batch, _add_report, _add_restore, _add_export):
         add(commands)
     return parser
 
@@ -155,6 +156,13 @@ def _add_compress(commands: Any) -> None:
     _add_search_options(command)
 
 
+def _add_batch(commands: Any) -> None:
+    batches.add_batch(_command(commands, "batch", batches.batch, "compress many networks as a job file says"))
+    batches.add_list(_command(commands, "list", batches.list_runs, "list the runs of a batch"))
+    batches.add_compare(_command(commands, "compare", batches.compare, "show finished runs side by side"))
+    batches.add_clean(_command(commands, "clean", batches.clean, "remove what killed and failed runs have left"))
+
+
 def _add_report(commands: Any) -> None:
     command = _command(commands, "report", report, "write the HTML report of a result again")
     command.add_argument("result", type=Path, help="a result.json, or the folder that holds one")
@@ -209,13 +217,11 @@ def sensitivity(given: argparse.Namespace) -> int:
 def report(given: argparse.Namespace) -> int:
     """Render a stored result."""
     from workbench.artefact import RESULT
+    from workbench.reading import read_object
     from workbench.report import write
 
     source = given.result / RESULT if given.result.is_dir() else given.result
-    try:
-        data = json.loads(source.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{source} is not JSON: {error}") from error
+    data = read_object(source, "name another, or compress again")
     target = given.out or source.with_name("report.html")
     write(data, target)
     print(json.dumps({"report": str(target)}) if given.json else target)

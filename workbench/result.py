@@ -222,31 +222,26 @@ class Result:
 
 def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
-    curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None = None,
-    left: Sequence[Left] = (), table: LatencyTable | None = None, front: Front | None = None,
+    curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None,
+    dense: Callable[[Any], np.ndarray], left: Sequence[Left] = (), table: LatencyTable | None = None,
+    front: Front | None = None,
 ) -> Result:  # fmt: skip
     """Verify, count and score what ``apply`` made.
 
-    With ``evaluate`` also by the score that the plan was made by; with a table of latencies, time it.
+    With ``evaluate`` also by the score that the plan was made by; with a table of latencies, time it. ``dense`` gives
+    the original's scores by an evaluation.
     """
     small = applied.model
-    score = Score.of(name_of(test), *paired_scores(test, graph.model, small))
+    score = Score.of(name_of(test), dense(test), scores_of(test, graph.model, small))
     searched = score if evaluate is test else None
     if evaluate is not None and evaluate is not test:
-        searched = Score.of(name_of(evaluate), *paired_scores(evaluate, graph.model, small))
+        searched = Score.of(name_of(evaluate), dense(evaluate), scores_of(evaluate, graph.model, small))
     return Result(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
         source, left, compare_latency(table, graph, small, plan.costs["latency_ms"]) if table else None,
         front,
     )  # fmt: skip
-
-
-def paired_scores(
-    test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module
-) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of both models on the same samples."""
-    return scores_of(test, dense, dense), scores_of(test, dense, small)
 
 
 def scores_of(test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module) -> np.ndarray:

@@ -31,7 +31,7 @@ from workbench.methods import CHANNELS, Methods
 from workbench.plan import Plan, make_plan, plan_of
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
-from workbench.select import Criterion, Elimination, needs_of
+from workbench.select import Criterion, Elimination, name_of, needs_of
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss
 
@@ -105,6 +105,7 @@ class Study:
         self.seconds: dict[str, float] = {}
         self._mode = "auto"
         self._curves: SensitivityCurves | None = None
+        self._scores: dict[int, tuple[Evaluate, np.ndarray]] = {}  # held, so that no other has its id
 
     def __repr__(self) -> str:
         return f"Study({self.name}, {self.calibration.samples} calibration samples)"
@@ -325,12 +326,20 @@ class Study:
             left = self.sites[1] if self.methods.ranks else ()
             table = self.latency if plan.budget.latency_ms is not None else None
             return compare(
-                self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, left, table, self._front
-            )
+                self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, self._dense, left, table,
+                self._front,
+            )  # fmt: skip
+
+    def _dense(self, evaluate: Evaluate) -> np.ndarray:
+        """The original's scores, which are the same for every plan."""
+        if id(evaluate) not in self._scores:
+            self._scores[id(evaluate)] = evaluate, scores_of(evaluate, self.model, self.model)
+        return self._scores[id(evaluate)][1]
 
     def _source(self) -> Source:
         curves = self._curves
-        method = ", ".join(map(str, filter(None, [self.criterion, "ridge least squares", self.refinement])))
+        steps = [name_of(self.criterion), "ridge least squares", self.refinement]
+        method = ", ".join(str(step) for step in steps if step)
         return Source(
             self.name, self.seed, method, f"{self.calibration.samples:,} samples",
             {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}

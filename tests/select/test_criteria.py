@@ -15,6 +15,7 @@ from workbench.calibrate import calibrate
 from workbench.graph.inputs import Inputs
 from workbench.graph.trace import ChannelGraph
 from workbench.select import (
+    BY_NAME,
     L1,
     L2,
     ActivationEnergy,
@@ -31,6 +32,7 @@ from workbench.select import (
     Taylor,
     largest,
     mean,
+    name_of,
     needs_of,
     ranked,
     total,
@@ -253,6 +255,16 @@ def test_missing_signals_are_asked_for() -> None:
     view = GroupView.of(graph, "make", calibrate(graph, [DATA]))
     with pytest.raises(ValueError, match="needs=needs_of"):
         Fisher()(view)
+
+
+def test_a_name_holds_no_address() -> None:
+    """It stands in stores and reports, which other processes read and compare."""
+    names = [name_of(make()) for make in BY_NAME.values()]
+    assert len(set(names)) == len(names)
+    assert not [name for name in names if "0x" in name]
+    assert name_of(L2(aggregate=mean)) == "L2(aggregate=mean)"
+    assert name_of(ranked) == "ranked"
+    assert name_of(ByHand({"a": [1]}, L1(total))) == "ByHand(first={'a': [1]}, then=L1(aggregate=total))"
 
 
 def test_aggregates() -> None:

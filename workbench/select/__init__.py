@@ -9,6 +9,8 @@ layers make one is their ``aggregate``. ``needs`` names what the calibration mus
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from workbench.select.by_hand import ByHand
 from workbench.select.elimination import Elimination, followed
@@ -42,6 +44,15 @@ def by_name(name: str) -> Criterion:
     return BY_NAME[name]()
 
 
+def name_of(criterion: Any) -> str:
+    """What a criterion is called, the same in every process: a function by its name, not by its address."""
+    if not is_dataclass(criterion) or isinstance(criterion, type):
+        return getattr(criterion, "__qualname__", type(criterion).__qualname__)
+    values = ((field.name, getattr(criterion, field.name)) for field in fields(criterion) if field.repr)
+    told = (f"{name}={name_of(value) if callable(value) else repr(value)}" for name, value in values)
+    return f"{type(criterion).__qualname__}({', '.join(told)})"
+
+
 def needs_of(criterion: Criterion) -> frozenset[str]:
     """What a criterion needs beyond second moments."""
     return frozenset(getattr(criterion, "needs", ()))
@@ -50,5 +61,5 @@ def needs_of(criterion: Criterion) -> frozenset[str]:
 __all__ = [
     "BY_NAME", "L1", "L2", "ActivationEnergy", "ActivePositions", "ByHand", "Criterion", "Elimination", "Fisher",
     "GeometricMedian", "GroupView", "Lasso", "Path", "Random", "Slimming", "Taylor", "by_name", "followed", "largest",
-    "mean", "needs_of", "ranked", "total",
+    "mean", "name_of", "needs_of", "ranked", "total",
 ]  # fmt: skip

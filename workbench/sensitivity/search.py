@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
+from inspect import isfunction
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from workbench.evaluation import Evaluation, fingerprint_of, name_of, source_of,
 from workbench.factorize import Site, ladders_of
 from workbench.graph.trace import ChannelGraph
 from workbench.select import Criterion, Elimination, GroupView, Path, followed
+from workbench.select import name_of as criterion_name
 from workbench.sensitivity.candidate import Candidates, Place, Widths
 from workbench.sensitivity.curves import TRUST, Curve, Point, SensitivityCurves
 from workbench.sensitivity.ledger import Ledger
@@ -202,13 +204,14 @@ class Search:
 
     def _belongs(self, criterion: Criterion, seed: int, sites: Sequence[Site]) -> dict[str, str]:
         """What scores depend on, for the store."""
+        method = criterion_name(criterion) + (f" {source_of(criterion)}" if isfunction(criterion) else "")
         function = self.evaluate.score if isinstance(self.evaluate, Evaluation) else self.evaluate
-        methods = sorted({method.name for site in sites for method in site.methods})
+        methods = sorted({each.name for site in sites for each in site.methods})
         return {
             "model": self.graph.fingerprint, "calibration data": self.statistics.fingerprint,
             "metric": f"{name_of(self.evaluate)} {source_of(function)}",
             "evaluation data": self.sample.fingerprint if self.sample else fingerprint_of(self.evaluate, self.dense),
-            "method": ", ".join([str(criterion), "least squares", *methods]), "seed": str(seed),
+            "method": ", ".join([method, "least squares", *methods]), "seed": str(seed),
         }  # fmt: skip
 
     def curves(self) -> SensitivityCurves:

@@ -7,7 +7,9 @@ one block of samples, and is on the disk before the search goes on. A last line 
 from __future__ import annotations
 
 import json
+import math
 import os
+import stat
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -47,6 +49,8 @@ class Store(Ledger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.path.open("a+b", buffering=0)
             weakref.finalize(self, self.file.close)
+            if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+                raise ValueError(f"the store {self.path} is no file; give another store=")
             _locked(self.file, self.path)
             lines = [_read(line, number, self.path) for number, line in enumerate(self._whole_lines(), 1)]
             if lines:
@@ -113,14 +117,26 @@ class Store(Ledger):
 def _read(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         unit = json.loads(line)
-        if number > 1:
-            unit["kept"].items(), unit["block"], unit.get("failed") or unit["scores"]
-        return dict(unit)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(unit, dict) or (number > 1 and not _is_unit(unit)):
+            raise TypeError("it holds something else")
+        return unit
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(
             f"line {number} of the store {path} is damaged ({type(error).__name__}); delete that line to measure its "
             "point again, or give another store="
         ) from error
+
+
+def _is_unit(unit: dict[str, Any]) -> bool:
+    """Whether it holds the scores of a candidate on a block, or why there are none."""
+    kept, scores = unit.get("kept"), unit.get("scores")
+    if not isinstance(kept, dict) or type(unit.get("block")) is not int:
+        return False
+    if not all(type(width) is int for width in kept.values()):
+        return False
+    if "failed" in unit:
+        return isinstance(unit["failed"], str)
+    return isinstance(scores, list) and all(type(one) in (int, float) and math.isfinite(one) for one in scores)
 
 
 def _same(found: Mapping[str, str], wanted: Mapping[str, str], path: Path) -> None:

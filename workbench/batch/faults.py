@@ -1,0 +1,75 @@
+"""What is wrong with a job file: each fault with its place, its value, what is allowed and what may have been meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from workbench.batch.schema import Job, JobFile, Method, Settings, Share, allowed
+
+LONGEST = 60  # characters of a value that is shown
+
+
+class BadJobs(ValueError):
+    """A job file that cannot be run, with all that is wrong in it."""
+
+    def __init__(self, source: str, faults: Sequence[str]):
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        lines = [f"{source} has {count}, nothing was started:", *(f"  {fault}" for fault in faults)]
+        super().__init__("\n".join(lines))
+
+
+def shown(value: Any) -> str:
+    """A value as one line, not too long."""
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def meant(value: object, names: Iterable[str]) -> str:
+    """``; did you mean "x"?`` where a name is near."""
+    near = get_close_matches(str(value)[:100], list(filter(None, names)), 1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def faults_of(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
+    """One sentence a fault, in the file's order."""
+    return [_fault(one, data) for one in error.errors(include_url=False, include_context=True)]
+
+
+def _fault(error: Any, data: Any) -> str:
+    path, field, tables = "", "", ["", *(part for part in error["loc"] if isinstance(part, str))]
+    for part in error["loc"]:
+        if isinstance(part, int):
+            if not isinstance(data, list):  # one value that stands for a list
+                continue
+            path, data = f"{path}[{part}]", data[part]
+        else:
+            path, field = (f"{path}.{part}" if path else part), part
+            data = data.get(part) if isinstance(data, Mapping) else None
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        fields = _fields(tables)
+        near = meant(field, fields) or f"; allowed are {', '.join(fields)}"
+        return f"{path}: there is no such field{near}"
+    if kind == "missing":
+        return f"{path}: is missing; give {allowed()[field]}"
+    if kind == "value_error":
+        return f"{path}: {str(error['msg']).removeprefix('Value error, ')}"
+    what = allowed().get(field, "a table")
+    choices = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+    return f"{path}: is {shown(data)}, which is not allowed; give {what}{meant(data, choices)}"
+
+
+def _fields(tables: Sequence[str]) -> list[str]:
+    """The fields of the table in which the last of a path's names stands."""
+    inside = tables[-2]
+    if "methods" in tables[1:2]:
+        return list(Method.model_fields)
+    models: dict[str, type[BaseModel]] = {"jobs": Job, "defaults": Settings, "budget": Share}
+    model = models.get(inside, JobFile)
+    return list(model.model_fields)
