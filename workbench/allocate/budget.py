@@ -14,7 +14,7 @@ ABSOLUTE = ("activation_bytes", "size_bytes", "latency_ms")  # above 1 these are
 Multiple = int | Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """What the smaller model may cost: shares of the original in (0, 1]; bytes and milliseconds also as amounts.
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from workbench.allocate.budget import Budget
 from workbench.batch.checks import is_folder
 from workbench.batch.faults import BadJobs
 from workbench.batch.jobfile import Jobs
@@ -92,7 +91,7 @@ def _runs(job: Job, methods: Mapping[str, Method]) -> Iterator[Run]:
     known = {name: Method(criterion=name) for name in CRITERIA} | dict(methods)
     axes = (job.model or [], job.method or ["elimination"], job.budget or [], job.multiple or [0], job.seed or [0])
     for model, name, share, multiple, seed in product(*axes):
-        budget = Budget(share.macs, share.params, multiple or share.multiple).to_dict()  # 0: the budget says it
+        budget = share.budget(multiple).to_dict()
         method = known[name]
         yield Run(
             _name(job.name, model, name, budget, seed), model, budget, name, method.criterion, method.mode,

@@ -25,6 +25,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+SHARE = "a share of the original, above 0 and at most 1"
+
 T = TypeVar("T")
 
 
@@ -49,16 +51,23 @@ class Strict(BaseModel):
 
 
 class Share(Strict):
-    """A budget: shares of the original's cost."""
+    """A budget: shares of the original's cost; bytes and milliseconds also as amounts."""
 
-    macs: float | None = Field(default=None, gt=0, le=1, description="a share of the original, above 0 and at most 1")
-    params: float | None = Field(default=None, gt=0, le=1, description="a share of the original, above 0 and at most 1")
+    macs: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+    params: float | None = Field(default=None, gt=0, le=1, description=SHARE)
+    activation_bytes: float | None = Field(default=None, gt=0, description=f"{SHARE}, or bytes above 1")
+    size_bytes: float | None = Field(default=None, gt=0, description=f"{SHARE}, or bytes above 1")
+    latency_ms: float | None = Field(default=None, gt=0, description=f"{SHARE}, or milliseconds above 1")
     multiple: int = Field(default=1, ge=1, description="a whole number, 1 or more")
 
     @model_validator(mode="after")
     def _names_something(self) -> Share:
-        Budget(self.macs, self.params, self.multiple)
+        self.budget()
         return self
+
+    def budget(self, multiple: int = 0) -> Budget:
+        """As the allocation takes it; 0 is the share's own multiple."""
+        return Budget(**{**self.model_dump(), "multiple": multiple or self.multiple})
 
 
 class Method(Strict):

@@ -104,7 +104,9 @@ class Work:
             self._tell("run_started", run=run.name, into=part)
             study.seconds = {step: value for step, value in study.seconds.items() if step in ("trace", "calibrate")}
             study.refinement = Refinement(run.refinement) if run.refinement else None
-            plan = make_plan(study.graph, curves, Budget(**run.budget))
+            budget = Budget(**run.budget)
+            latency = study.latency if budget.latency_ms is not None else None
+            plan = make_plan(study.graph, curves, budget, latency=latency)
             self._tell("planned", run=run.name, into=part, predicted=plan.degradation)
             result = study.compress(plan)
             result.save(part)
