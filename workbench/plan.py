@@ -15,7 +15,7 @@ from workbench.allocate.budget import Budget
 from workbench.allocate.rounding import multiples
 from workbench.cost.sizes import Product, products, sizes_of
 from workbench.cost.work import work_products
-from workbench.factorize.ladder import LADDER, with_ranks
+from workbench.factorize.ladder import LADDER, Ladder, with_ranks
 from workbench.graph.trace import ChannelGraph
 from workbench.sensitivity import SensitivityCurves
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
-PLACES = 24  # of a layer's ranks, at most so many of which the solver chooses from
+PLACES = 4, 24  # of a layer's ranks, between so many of which the solver chooses from
+TABLE = 1 << 21  # entries that a layer's costs may have, by in-width, out-width and rank
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget
     choices = []
     for curve in curves:
         ladder, multiple = curve.ladder, budget.multiple
-        offered = ladder.places(multiple, PLACES) if ladder else multiples(curve.units, multiple)
+        offered = ladder.places(multiple, _places(ladder)) if ladder else multiples(curve.units, multiple)
         widths = [width for width in offered if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
     cost = graph.cost()
@@ -153,6 +154,13 @@ def width_problem(graph: ChannelGraph, curves: SensitivityCurves, budget: Budget
     dense = {"macs": cost.macs, "params": cost.params}
     resources = [_resource(name, layers[name], dense[name], share, choices) for name, share in budget.shares.items()]
     return Problem(tuple(choices), tuple(resources))
+
+
+def _places(ladder: Ladder) -> int:
+    """How many ranks of a layer are offered: fewer where its widths already make large tables."""
+    least, most = PLACES
+    shape = ladder.site.layer.shape
+    return max(least, min(most, TABLE // (shape[0] * shape[1])))
 
 
 def _resource(
