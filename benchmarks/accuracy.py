@@ -4,7 +4,7 @@ Each network of the zoo at each share of its MACs, on all 10,000 test images, me
 intervals. Peers: ``pip install torch-pruning==1.6.1 aimet-torch==2.42.0``. It takes hours, and goes on where it stopped
 when it is given the same --store.
 
-python benchmarks/accuracy.py --peers [--full vgg resnet20] [--store cells.jsonl] [--markdown] [--figure out.png]
+python benchmarks/accuracy.py --peers --ranks [--full vgg resnet20] [--store cells.jsonl] [--markdown] [--figure f.png]
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 from cells import Cell, Row, Store, summary
 from peers import Aimet, TorchPruning
 from tqdm.auto import tqdm
-from ways import NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Workbench, accuracy_of, macs_of
+from ways import NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Ranks, Workbench, accuracy_of, macs_of
 
 import workbench as wb
 from workbench.select import BY_NAME
@@ -29,8 +30,9 @@ TARGETS = (0.75, 0.5, 0.3, 0.2)
 
 
 def grid(
-    networks: Sequence[str], targets: Sequence[float], seeds: Sequence[int], full: Sequence[str], peers: bool
-) -> Iterator[Cell]:
+    networks: Sequence[str], targets: Sequence[float], seeds: Sequence[int], full: Sequence[str], peers: bool,
+    ranks: bool = False,
+) -> Iterator[Cell]:  # fmt: skip
     """The cells that are asked for, what matters most first."""
     for network in networks:
         yield Cell(network, 0, 1.0, "original", NONE)
@@ -39,6 +41,9 @@ def grid(
             for target in targets:
                 yield Cell(network, seed, target, OURS, REFINED)
                 yield Cell(network, seed, target, OURS, SQUARES)
+    for seed in seeds if ranks else ():
+        for network, method, target in product(networks, Ranks.METHODS, targets):
+            yield from (Cell(network, seed, target, method, repair) for repair in (REFINED, SQUARES))
     for network in networks if peers else ():
         for target in targets:
             for method in TorchPruning.METHODS:
@@ -52,7 +57,8 @@ def grid(
 
 def measure(cells: Sequence[Cell], store: Store) -> None:
     """Every cell that the store has not."""
-    ours, peers = (lru_cache(1)(maker) for maker in (Workbench, Peers))  # a search serves all cells of a seed
+    # a search serves all cells of a seed
+    ours, low, peers = (lru_cache(1)(maker) for maker in (Workbench, Ranks, Peers))
     known = {cell.network: macs_of(wb.zoo.load(cell.network)) for cell in cells}
     for cell in tqdm(store.missing(dict.fromkeys(cells)), "cells", disable=not sys.stderr.isatty()):
         start = time.process_time()
@@ -60,7 +66,7 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
             if cell.method == "original":
                 small = wb.zoo.load(cell.network)
             else:
-                maker = ours if cell.method in BY_NAME else peers
+                maker = ours if cell.method in BY_NAME else low if cell.method in Ranks.METHODS else peers
                 small = maker(cell.network, cell.seed).smaller(cell.target, cell.method, cell.repair)
         except ModuleNotFoundError:
             raise
@@ -145,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED",
                         help="of the rows drawn from the calibration data (default: 0 1 2)")  # fmt: skip
     parser.add_argument("--peers", action="store_true", help="measure Torch-Pruning and AIMET, too")
+    parser.add_argument("--ranks", action="store_true", help="measure lower ranks, too, alone and with channels")
     parser.add_argument("--full", nargs="+", choices=wb.zoo.NAMES, default=(), metavar="NAME",
                         help="networks on which every criterion meets every repair")  # fmt: skip
     parser.add_argument("--store", type=Path, help="a file that keeps each cell as it is measured, to go on from")
@@ -154,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         store = Store(given.store)
-        measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers)), store)
+        measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers, given.ranks)), store)
     except (ValueError, ModuleNotFoundError) as error:  # another's store; a peer that is not installed
         parser.error(str(error))
     rows = summary(store)

@@ -26,6 +26,12 @@ OURS = "elimination"
 NONE, NORMS, BIAS, SQUARES, REFINED = "none", "BN recalibration", "bias folding", "least squares", "refined"
 REPAIRS = (NONE, NORMS, BIAS, SQUARES, REFINED)
 
+RANKS = {
+    "spatial SVD": wb.Methods(channels=False, weight_svd=False, tucker=False),
+    "weight SVD": wb.Methods(channels=False, spatial_svd=False, tucker=False),
+    "channels and ranks": wb.Methods(),
+}
+
 
 class Workbench:
     """The widths of one search, at which every criterion chooses the units that stay."""
@@ -59,6 +65,23 @@ class Workbench:
             for name, units in plan.kept.items()
         }
         return replace(plan, kept=kept)
+
+
+class Ranks:
+    """Lower ranks, alone or in one search with channels."""
+
+    METHODS = (*RANKS,)
+
+    def __init__(self, network: str, seed: int):
+        self.studies = {name: task.study(network, seed=seed, methods=some) for name, some in RANKS.items()}
+        self.seed = seed
+
+    def smaller(self, target: float, method: str, repair: str) -> nn.Module:
+        """By the plan of the search over these methods."""
+        study = self.studies[method]
+        plan = study.allocate(wb.Budget(macs=target))
+        refine = wb.Refinement() if repair == REFINED else None
+        return apply(study.graph, plan, study.calibration, refinement=refine, seed=self.seed).model
 
 
 class Peers:

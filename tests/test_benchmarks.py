@@ -59,6 +59,18 @@ def test_accuracy(
     assert store.read_text() == cells
 
 
+def test_accuracy_of_ranks(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks alone and with channels, repaired and refined."""
+    monkeypatch.setattr(wb, "Refinement", partial(wb.Refinement, steps=2))
+    out = tmp_path / "accuracy.json"
+    asked = ["--networks", "vgg", "--targets", "0.6", "--seeds", "0", "--ranks", "--out", str(out)]
+    load("accuracy").main(asked)
+    rows = {(row["method"], row["repair"]): row for row in json.loads(out.read_text())["rows"]}
+    assert len(rows) == 2 + 2 * 3
+    assert not any("failed" in row for row in rows.values())
+    assert all(row["macs_ratio"] <= 0.6 for row in rows.values())
+
+
 def test_cells_measured_by_other_versions_are_refused(tmp_path: Path) -> None:
     store = tmp_path / "cells.jsonl"
     store.write_text('{"benchmark": "accuracy", "versions": {"workbench": "0.0.1"}}\n')

@@ -49,6 +49,20 @@ def said(capture: Capture) -> str:
     return line.removeprefix("workbench: ")
 
 
+def test_methods_lower_ranks(small_zoo: None, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["compress", "--model", "vgg", "--budget", "macs=0.6", "--mode", "predicted", "--refinement", "0"]
+    arguments += ["--methods", "spatial_svd,weight_svd", "--out", str(tmp_path), "--quiet"]
+    assert cli.main(arguments) == cli.DONE
+    capsys.readouterr()
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["ranks"]
+    assert not plan["kept"]
+    assert cli.main([*arguments, "--methods", "svd"]) == cli.USAGE
+    assert said(capsys) == (
+        "there is no method 'svd'; choose from channels, spatial_svd, weight_svd, tucker, with commas between"
+    )
+
+
 @pytest.fixture
 def compressed(small_zoo: None, tmp_path: Path, capsys: Capture) -> Path:
     """A folder that ``compress`` wrote."""

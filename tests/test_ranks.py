@@ -243,3 +243,34 @@ def test_packed_attention_keeps_its_rank_and_says_so() -> None:
     assert {site.layer.name for site in sites} >= {"linear1", "linear2"}
     assert all("used by a function" in one.why for one in left)
     assert any("self_attn" in one.layer for one in left)
+
+
+def test_a_store_keeps_the_scores_of_ranks(study: wb.Study, tmp_path: Path) -> None:
+    """The same search goes on to the same plan; one by other methods is another."""
+
+    def stored(methods: wb.Methods) -> wb.Study:
+        return wb.Study(
+            study.model, study.example_inputs, calibration=study.calibration, methods=methods, store=tmp_path
+        )  # fmt: skip
+
+    first = stored(wb.Methods())
+    plan = first.allocate(wb.Budget(macs=0.5))
+    assert first.search.measured.scores
+    lines = (tmp_path / "search.jsonl").read_text().splitlines()
+    assert any("/rank" in line for line in lines[1:])
+    first.search.measured.ledger.close()  # type: ignore[attr-defined]
+    again = stored(wb.Methods())
+    assert again.allocate(wb.Budget(macs=0.5)) == plan
+    assert (tmp_path / "search.jsonl").read_text().splitlines() == lines
+    again.search.measured.ledger.close()  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="belongs to another method"):
+        stored(wb.Methods(tucker=False)).allocate(wb.Budget(macs=0.5))
+
+
+def test_ranks_and_widths_are_measured_together(study: wb.Study) -> None:
+    """``refine`` moves ranks as it moves widths, and returns no plan that loses more."""
+    plan = study.allocate(wb.Budget(macs=0.6))
+    found = study.refine(plan, evaluations=25)
+    assert found.lost is not None
+    assert found.lost <= study._lost(plan)
+    assert any("/rank" in name for widths in study.search.measured.scores for name, _ in widths if len(widths) > 1)

@@ -85,6 +85,11 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
         "slimming, activation-energy, active-positions, random",
     )  # fmt: skip
     command.add_argument(
+        "--methods", default="channels", metavar="NAMES",
+        help="what may be done to a layer, of channels, spatial_svd, weight_svd and tucker, with commas between "
+        "(default channels)",
+    )  # fmt: skip
+    command.add_argument(
         "--mode", default=mode, choices=("auto", "measured", "predicted"),
         help="of the sensitivity search: measure the points on which plans depend, all of them, or none "
         f"(default {mode})",
@@ -265,6 +270,7 @@ def export(given: argparse.Namespace) -> int:
 
 
 def _study(given: argparse.Namespace, **options: Any) -> Study:
+    from workbench.methods import Methods
     from workbench.select import by_name
     from workbench.zoo.task import study
 
@@ -272,6 +278,7 @@ def _study(given: argparse.Namespace, **options: Any) -> Study:
     return study(
         given.model,
         criterion=criterion,
+        methods=Methods.parse(given.methods),
         seed=given.seed,
         store=given.store,
         workers=given.workers,

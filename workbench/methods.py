@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from workbench.factorize import Method, SpatialSVD, Tucker, WeightSVD
 
@@ -50,6 +50,22 @@ class Methods:
         """Those that lower a rank."""
         allowed = asdict(self)
         return tuple(method for name, some in RANKS.items() if allowed[name] for method in some)
+
+    @classmethod
+    def parse(cls, text: str) -> Methods:
+        """Read ``channels,spatial_svd``.
+
+        Raises
+        ------
+        ValueError
+            There is no such method.
+        """
+        names = [name.strip() for name in text.split(",")]
+        allowed = [field.name for field in fields(cls)]
+        wrong = [name for name in names if name not in allowed]
+        if wrong:
+            raise ValueError(f"there is no method {wrong[0]!r}; choose from {', '.join(allowed)}, with commas between")
+        return cls(**{name: name in names for name in allowed})
 
 
 CHANNELS = Methods(spatial_svd=False, weight_svd=False, tucker=False)

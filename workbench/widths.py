@@ -26,7 +26,8 @@ from workbench.graph.winnow import record_of, smaller
 from workbench.limits import Limits, multiples_of
 from workbench.sensitivity import SensitivityCurves
 
-PLACES = 24  # of a layer's ranks, at most so many of which the solver chooses from
+PLACES = 4, 24  # of a layer's ranks, between so many of which the solver chooses from
+TABLE = 1 << 21  # entries that a layer's costs may have, by in-width, out-width and rank
 
 Layers = list[tuple[str, list[Product]]]
 
@@ -51,7 +52,7 @@ def width_problem(
     choices, multiple = [], multiples_of(graph, budget.multiple, [ladder.layer for ladder in ladders])
     for curve in curves:
         ladder, step = curve.ladder, multiple[curve.ladder.layer if curve.ladder else curve.group]
-        offered = ladder.places(step, PLACES) if ladder else multiples(curve.units, step)
+        offered = ladder.places(step, _places(ladder)) if ladder else multiples(curve.units, step)
         widths = [width for width in offered if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
     unknown = [name for name in budget.amounts if name not in WITH_RANKS]
@@ -67,6 +68,13 @@ def width_problem(
         for name in budget.amounts
     ]  # fmt: skip
     return limits.on(Problem(tuple(choices), tuple(resources)), graph)
+
+
+def _places(ladder: Ladder) -> int:
+    """How many ranks of a layer are offered: fewer where its widths already make large tables."""
+    least, most = PLACES
+    shape = ladder.site.layer.shape
+    return max(least, min(most, TABLE // (shape[0] * shape[1])))
 
 
 def _orders(curves: SensitivityCurves) -> dict[str, tuple[int, ...]]:

@@ -212,6 +212,7 @@ def test_random_starts_do_not_beat_ours(
     weight, metric = trained
     rank = method.full(Shape(1, *weight.shape[1:3], tuple(weight.shape[3:]))) // 4
     ours, plain = (error_of(weight - compose(method.factors(weight, rank, m)), metric) for m in (metric, None))
+    start = error_of(weight - compose(method.factors(weight, rank, metric, sweeps=0)), metric)
     real, found = bilinear._directions, []
 
     def random(weight: Tensor, metric: Tensor | None) -> Tensor:
@@ -222,6 +223,7 @@ def test_random_starts_do_not_beat_ours(
         torch.manual_seed(number)
         found.append(error_of(weight - compose(method.factors(weight, rank, metric, sweeps=200)), metric))
     assert ours <= 1.01 * min(found)
+    assert ours < 0.99 * start
     assert ours < 0.75 * plain
 
 
