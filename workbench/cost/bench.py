@@ -88,11 +88,8 @@ class Bench:
 
     def _moves_nothing(self, node: Node) -> bool:
         """Whether a result is a view, a number, or the model's own."""
-        result = self.values[node.name]
-        given = {self.values[used.name].untyped_storage().data_ptr() for used in node.all_input_nodes
-                 if isinstance(self.values[used.name], Tensor)}  # fmt: skip
-        leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        return all(leaf.untyped_storage().data_ptr() in given for leaf in leaves)
+        given = {place for used in node.all_input_nodes for place in _places(self.values[used.name])}
+        return _places(self.values[node.name]) <= given
 
     def call(self, node: Node, widths: Mapping[str, int]) -> Call:
         """An operation where groups keep their first so many units and the others all."""
@@ -113,6 +110,12 @@ class Bench:
             return leaf
         value = self.values[leaf.name]
         return _laid_out(value, stays.of(leaf.name)) if isinstance(value, Tensor) else value
+
+
+def _places(values: Any) -> set[int]:
+    """Where tensors lie in memory."""
+    leaves = pytree.tree_leaves(values)
+    return {leaf.untyped_storage().data_ptr() for leaf in leaves if isinstance(leaf, Tensor)}
 
 
 def grid(units: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one answer
 class LayerLatency:
     """One operation: milliseconds at every combination of some widths of the groups that it depends on.
 
@@ -59,7 +59,7 @@ class LayerLatency:
         return cls(**{**data, "groups": tuple(data["groups"]), "widths": tuple(map(tuple, data["widths"])), **arrays})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LatencyTable:
     """How long a model takes at any widths, by what was measured.
 
