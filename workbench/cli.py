@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.batch import commands as batches
+from workbench.exits import DONE, FAILED, INTERRUPTED, USAGE
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
     from workbench.result import Result
     from workbench.study import Study
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 OUT = "folder for weights, plan.json, report.html and result.json"
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
