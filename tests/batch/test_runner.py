@@ -43,7 +43,9 @@ def test_every_run_has_its_folder(done: Done) -> None:
         folder = Path(row.folder)
         assert {path.name for path in folder.iterdir()} == FILES
         assert row.macs <= float(row.budget.removeprefix("macs="))
-        assert json.loads((folder / "result.json").read_text())["score"]["after"] == row.after
+        result = json.loads((folder / "result.json").read_text())
+        assert result["score"]["after"] == row.after
+        assert set(result["run"]["seconds"]) == {"trace", "calibrate", "sensitivity", "apply"}
         small = wb.restore(shop.build(), folder)
         assert replays(small, folder)
     assert not any((out / ".part").iterdir())

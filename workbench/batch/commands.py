@@ -17,6 +17,7 @@ from workbench.exits import DONE, FAILED, INTERRUPTED
 if TYPE_CHECKING:
     from workbench.batch.jobfile import Jobs
 
+
 def add_batch(command: argparse.ArgumentParser) -> None:
     """The options of ``workbench batch``."""
     about = "a job file: .toml, or .yaml with workbench[yaml]"
