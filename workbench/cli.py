@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.batch import commands as batches
+from workbench.exits import DONE, FAILED, INTERRUPTED, USAGE
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
     from workbench.result import Result
     from workbench.study import Study
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 LIMITS = ("minimum", "keep", "pin", "forbid", "tie")  # options of compress
 ROWS = {"macs": "MACs", "params": "parameters", "activation_bytes": "activations, B", "size_bytes": "size, B"}
 OUT = "folder for weights, plan.json, report.html and result.json"

@@ -24,16 +24,40 @@ class _Cut(_Strict):
     gather: bool = False
 
 
+class _Rank(_Strict):
+    method: str
+    rank: Whole
+    place: Whole = 0
+
+
+class _Factored(_Strict):
+    layer: str
+    method: str
+    rank: Annotated[int, Field(ge=1, lt=MOST)]
+
+
+class _Limits(_Strict):
+    minimum: dict[str, float | int] = {}
+    keep: list[str] = []
+    pinned: dict[str, Whole] = {}
+    forbidden: dict[str, list[Whole]] = {}
+    tied: list[list[str]] = []
+
+
 class _PlanFile(_Strict):
     format: Literal[1]
     name: str
     model: str
     kept: dict[str, list[Whole]]
     units: dict[str, Whole]
-    budget: dict[str, float | int]
+    budget: dict[str, float | int | dict[str, Whole]]
     degradation: float | int
     gap: float | int | None
     lost: float | int | None
+    costs: dict[str, float | int] = {}  # older artefacts have none of these four
+    limits: _Limits = _Limits()
+    ranks: dict[str, _Rank] = {}
+    factors: list[_Factored] = []
     cuts: list[_Cut]
     approximate: list[str]
     rewritten: bool

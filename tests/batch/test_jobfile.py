@@ -58,9 +58,9 @@ def test_there_are_fifty_broken_files_and_no_text_without_one() -> None:
 
 def test_a_check_takes_less_than_a_second_and_no_torch() -> None:
     code = (
-        f"import sys, time; start = time.perf_counter()\nimport workbench.cli as cli\n"
+        "import sys, time\nimport workbench.cli as cli\n"
         f"assert cli.main(['batch', {str(NIGHTLY)!r}, '--check', '--json']) == 0\n"
-        "print(time.perf_counter() - start, *sys.modules)"
+        "print(time.process_time(), *sys.modules)"  # of the processor: others may be busy
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     told, after = done.stdout.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -21,6 +22,7 @@ from workbench.batch.events import Event
 from workbench.batch.jobfile import read_jobs
 from workbench.batch.lock import locked
 from workbench.batch.runner import Batch
+from workbench.batch.work import Work
 
 Done = tuple[Path, pd.DataFrame, list[Event]]
 BOTH = {"method": ["brief", "plain"]}
@@ -41,7 +43,9 @@ def test_every_run_has_its_folder(done: Done) -> None:
         folder = Path(row.folder)
         assert {path.name for path in folder.iterdir()} == FILES
         assert row.macs <= float(row.budget.removeprefix("macs="))
-        assert json.loads((folder / "result.json").read_text())["score"]["after"] == row.after
+        result = json.loads((folder / "result.json").read_text())
+        assert result["score"]["after"] == row.after
+        assert set(result["run"]["seconds"]) == {"trace", "calibrate", "sensitivity", "apply"}
         small = wb.restore(shop.build(), folder)
         assert replays(small, folder)
     assert not any((out / ".part").iterdir())
@@ -90,6 +94,16 @@ def test_nothing_is_done_again(done: Done) -> None:
     assert [event["event"] for event in events] == ["batch_started", "batch_finished"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("build-*/*")} == before
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_a_run_that_another_process_has_finished_is_left_alone(done: Done) -> None:
+    """By one that was thought to be dead: nothing of the study is asked for."""
+    out, told = done[0], io.StringIO()
+    task = Batch.plan(read_jobs(jobs(BOTH)), out, resume=False).tasks[0]
+    Work(task, told)._run(task.runs[0], None, None)  # type: ignore[arg-type]  # neither is looked at
+    event = json.loads(told.getvalue())
+    assert (event["event"], event["run"]) == ("run_finished", task.runs[0].name)
+    assert event["summary"]["macs"] <= 0.7
 
 
 def test_workers_and_dask_make_the_same_bytes(done: Done, tmp_path: Path) -> None:

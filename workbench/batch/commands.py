@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.exits import DONE, FAILED, INTERRUPTED
+
 if TYPE_CHECKING:
     from workbench.batch.jobfile import Jobs
-
-DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def add_batch(command: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from workbench.sensitivity import SensitivityCurves
     from workbench.study import Study
 
+SHARED = ("trace", "calibrate", "sensitivity")  # what a run's report says of the search before it
 PATIENCE = 60  # seconds in which a process that was told to end does
 
 
@@ -102,7 +103,7 @@ class Work:
         with _logged(part / LOG):
             _limit_memory(run.memory_limit or float("inf"))
             self._tell("run_started", run=run.name, into=part)
-            study.seconds = {step: value for step, value in study.seconds.items() if step in ("trace", "calibrate")}
+            study.seconds = {step: study.seconds[step] for step in SHARED if step in study.seconds}
             study.refinement = Refinement(run.refinement) if run.refinement else None
             budget = Budget(**run.budget)
             latency = study.latency if budget.latency_ms is not None else None
