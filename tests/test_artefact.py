@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,22 @@ def test_other_structures_come_back(name: str, tmp_path: Path) -> None:
     assert type(restored).__name__ == type(result.model).__name__
     assert replays(restored, tmp_path)
     assert recorded(restored) == recorded(result.model)
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        [{"layer": "nowhere", "method": "weight_svd", "rank": 2}], [{"layer": "conv1", "method": "qr", "rank": 2}],
+        [{"layer": "norm1", "method": "weight_svd", "rank": 2}], [{"layer": "conv1", "method": "weight_svd", "rank": 0}],
+        [{"layer": "head", "method": "spatial_svd", "rank": 2}], [{"layer": "conv1", "method": "weight_svd"}],
+    ],
+)  # fmt: skip
+def test_layers_of_lower_rank_that_cannot_be(
+    residual: tuple[wb.Result, Path], tmp_path: Path, factors: list[dict[str, Any]]
+) -> None:
+    folder = shutil.copytree(residual[1], tmp_path / "copy")
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan | {"factors": factors}))
+    with pytest.raises(ValueError, match=r"of lower rank|is damaged \(factors") as told:
+        wb.restore(BY_NAME["residual"].model(), folder)
+    assert "\n" not in str(told.value)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from workbench.errors import Refused
 from workbench.factorize import factorize_
 from workbench.graph.inputs import Inputs
 from workbench.graph.record import Cut, Factored, Record, recorded, remember
@@ -120,7 +121,14 @@ def _rebuilt(model: nn.Module, plan: Mapping[str, Any], folder: Path) -> nn.Modu
             )
     small = remember(cut_model(model, cuts) if graph is None else rebuilt(graph, model, record), record)
     factors = [Factored(**factored) for factored in plan.get("factors", ())]  # older artefacts have none
-    return factorize_(small, factors, blank=True) if factors else small
+    try:
+        return factorize_(small, factors, blank=True) if factors else small
+    except (AttributeError, ValueError, Refused) as error:  # no such layer, no such method, or none that fits
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{folder} was made of a model with other layers of lower rank than this {type(model).__name__} can have: "
+            f"{said}"
+        ) from error
 
 
 def read_plan(folder: Path) -> Mapping[str, Any]:

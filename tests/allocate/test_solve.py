@@ -48,6 +48,18 @@ def check_exact(problem: Problem, solver: Solver) -> Allocation | None:
     assert found.degradation == problem.degradation(plan)
     assert found.worst == problem.worst(plan)
     assert found.costs == {resource.name: resource.cost(plan) for resource in problem.resources}
+    assert isinstance(problem.objective, Cheapest) or not raisable(problem, plan)
+    return found
+
+
+def raisable(problem: Problem, plan: list[int]) -> list[tuple[int, int]]:
+    """The larger options that would lose no more and break no budget."""
+    found = []
+    for number, choice in enumerate(problem.choices):
+        for option in range(plan[number] + 1, len(choice.options)):
+            trial = [*plan[:number], option, *plan[number + 1 :]]
+            if choice.degradation[option] <= choice.degradation[plan[number]] and within_budgets(problem, trial):
+                found.append((number, option))
     return found
 
 

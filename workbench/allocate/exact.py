@@ -13,6 +13,7 @@ from workbench.allocate.allocation import PROVEN_GAP, Allocation, degradation_li
 from workbench.allocate.edit import take_options
 from workbench.allocate.pieces import Resource
 from workbench.allocate.problem import Cheapest, LeastTotal, LeastWorst, Problem
+from workbench.allocate.raised import raised
 from workbench.allocate.unreachable import Unreachable, explain
 
 LEAST_MEMORY = 2**20  # bytes; below it there is no room for a search at all
@@ -77,7 +78,7 @@ class Exact:
         # The cheapest plan of all may still be above its own resource's budget.
         if not solution.best or not within_budgets(problem, solution.best):
             raise Unreachable(explain(problem, self._cheapest))
-        return Allocation.of(problem, solution.best, solution.bound)
+        return Allocation.of(problem, raised(problem, solution.best), solution.bound)
 
     def _out_of_time(self) -> TimeoutError:
         return TimeoutError(
@@ -108,7 +109,8 @@ class Exact:
                 break
         if best is None:
             raise Unreachable(explain(problem, self._cheapest)) if low == high else self._out_of_time()
-        allocation = Allocation.of(problem, _positions(problem, ceilings[high], best.best), ceilings[low])
+        picked = raised(problem, _positions(problem, ceilings[high], best.best))
+        allocation = Allocation.of(problem, picked, ceilings[low])
         total_proven = best.value - best.bound <= PROVEN_GAP * best.value
         return replace(allocation, proven=low == high and total_proven)
 

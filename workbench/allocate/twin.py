@@ -18,6 +18,7 @@ from workbench.allocate.allocation import Allocation, degradation_limit, objecti
 from workbench.allocate.edit import take_options
 from workbench.allocate.pieces import ROUNDING
 from workbench.allocate.problem import Cheapest, LeastTotal, LeastWorst, Problem
+from workbench.allocate.raised import raised
 from workbench.allocate.unreachable import Unreachable, explain
 
 Table = tuple[tuple[int, ...], dict[tuple[int, ...], float]]  # choices, and a value for each way to set them
@@ -43,7 +44,7 @@ class Twin:
         picked = best_plan(problem)
         if picked is None:
             raise Unreachable(explain(problem, best_plan))
-        return Allocation.of(problem, picked, objective_value(problem, picked))
+        return Allocation.of(problem, raised(problem, picked), objective_value(problem, picked))
 
 
 def best_plan(problem: Problem) -> list[int] | None:

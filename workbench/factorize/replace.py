@@ -43,6 +43,10 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
     ------
     Refused
         The model was rewritten, and the layer is no module of it.
+    ValueError
+        There is no such method, or it does not fit the layer.
+    AttributeError
+        There is no such layer.
     """
     done = []
     for factored in factors:
@@ -56,6 +60,7 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
             )  # fmt: skip
         form = form_of(factored)
         shape = Shape.of(module.weight, getattr(module, "groups", 1))
+        replace(form, rank=1).checked(shape)
         form = replace(form, rank=min(form.rank, form.method.full(shape)))
         zeros = [torch.zeros(shape.groups, stage.outputs or shape.outputs, stage.inputs or shape.inputs,
                              *stage.kernel(shape)) for stage in form.method.stages(shape, form.rank)]  # fmt: skip
