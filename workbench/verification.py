@@ -49,9 +49,9 @@ def verify(dense: nn.Module | ChannelGraph, small: nn.Module, example_inputs: An
     """Compare a smaller model with the original whose removed units are zeroed.
 
     The smaller model's tensors are put back into the original's shapes; a layer's weights for channels that it no
-    longer reads become zero. Both run on the inputs at two batch sizes, in float64 (in their own precision where the
-    forward does not allow that), and all layers' outputs are compared. An input that is constant (zeros) is varied,
-    as it would hide most mistakes.
+    longer reads become zero, and those of a factorised layer are the product of its factors. Both run on the inputs at
+    two batch sizes, in float64 (in their own precision where the forward does not allow that), and all layers' outputs
+    are compared. An input that is constant (zeros) is varied, as it would hide most mistakes.
 
     Parameters
     ----------
