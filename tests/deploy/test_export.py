@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import workbench as wb
 from tests.models import Lambda
+from workbench import extras
 from workbench.deploy import onnx
 from workbench.graph.inputs import Inputs
 
@@ -170,7 +171,7 @@ def test_other_numbers_are_refused_and_nothing_is_written(
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'workbench\[onnx\]'"):
         wb.export_onnx(nn.Linear(2, 2), torch.zeros(1, 2), tmp_path / "x.onnx")
 
