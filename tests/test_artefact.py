@@ -216,9 +216,12 @@ def test_other_structures_come_back(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "factors",
     [
-        [{"layer": "nowhere", "method": "weight_svd", "rank": 2}], [{"layer": "conv1", "method": "qr", "rank": 2}],
-        [{"layer": "norm1", "method": "weight_svd", "rank": 2}], [{"layer": "head", "method": "spatial_svd", "rank": 2}],
-        [{"layer": "conv1", "method": "weight_svd", "rank": 0}], [{"layer": "conv1", "method": "weight_svd"}],
+        [{"layer": "nowhere", "method": "weight_svd", "rank": 2}],
+        [{"layer": "conv1", "method": "qr", "rank": 2}],
+        [{"layer": "norm1", "method": "weight_svd", "rank": 2}],
+        [{"layer": "head", "method": "spatial_svd", "rank": 2}],
+        [{"layer": "conv1", "method": "weight_svd", "rank": 0}],
+        [{"layer": "conv1", "method": "weight_svd"}],
     ],
 )  # fmt: skip
 def test_layers_of_lower_rank_that_cannot_be(
