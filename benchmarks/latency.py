@@ -28,7 +28,8 @@ from workbench import Budget, SensitivityCurves, trace, zoo
 from workbench.cost.engine import Call, Eager, Timing, steady, timed
 from workbench.cost.measure import measure_latency
 from workbench.graph.trace import ChannelGraph
-from workbench.plan import make_plan
+from workbench.limits import Limits
+from workbench.plan import plan_in_time
 from workbench.select import Path as Order
 from workbench.sensitivity import Curve, Point
 
@@ -64,7 +65,7 @@ def measure(name: str, engine: Eager, rounds: int) -> dict[str, Any]:
     batch = 16 if name in zoo.NAMES else 1
     inputs = graph.inputs.take(batch)
     table = measure_latency(graph, batch=batch, threads=1, engine=engine)
-    plan = make_plan(graph, curves_of(graph), Budget(latency_ms=SHARE), latency=table)
+    plan = plan_in_time(graph, curves_of(graph), Budget(latency_ms=SHARE), None, Limits(), table)
     kept: list[Mapping[str, Sequence[int]]] = [drawn(graph, share, seed) for seed, share in enumerate(SHARES)]
     models: list[nn.Module] = [graph.model, graph.winnow(plan.kept), *(graph.winnow(some) for some in kept)]
     calls = [[Call(model.eval(), inputs.args, inputs.kwargs)] for model in models]

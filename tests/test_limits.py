@@ -58,7 +58,7 @@ def by_hand(graph: ChannelGraph, holds: Callable[[Widths], bool], share: float =
         (Limits(), {"*": 2, "linear": 5}, lambda k: k["0"] % 2 == k["2"] % 2 == 0 and k["5"] == 5),
         (Limits(), {"linear": 5, "*": 1, "2": 3}, lambda k: k["2"] % 3 == 0),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 def test_the_best_of_what_is_left(graph: ChannelGraph, limits: Limits, multiple: Any, holds: Any) -> None:
     budget = Budget(macs=0.5, multiple=multiple)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.allocate import Allocation, Exact, Solver
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
+from workbench.cost.measure import compare_latency
 from workbench.factorize.ladder import LADDER
 from workbench.graph.trace import ChannelGraph
+from workbench.graph.winnow import record_of, smaller
 from workbench.limits import Limits
 from workbench.sensitivity import SensitivityCurves
 from workbench.widths import settle, width_problem
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+TRIES = 4  # at a plan whose model is as fast as it was told to be
+LOWER = 0.99  # than what a model that is too slow asks for
+ROUNDS = 8  # in which it is timed
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,27 @@ def make_plan(
         )
     allocation = settle(graph, curves, width_problem(graph, curves, budget, limits, latency), solver or Exact())
     return plan_of(graph, curves, budget, allocation, limits)
+
+
+def plan_in_time(
+    graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, solver: Solver | None, limits: Limits,
+    latency: LatencyTable,
+) -> Plan:  # fmt: skip
+    """The plan of ``make_plan`` whose model, timed beside the original, keeps a budget of milliseconds.
+
+    A table's predictions are some percent off. Where the model takes longer than it may, the budget is lowered by as
+    much and the plan made anew, at most ``TRIES`` times.
+    """
+    asked = budget.limit("latency_ms", latency.at({})) / latency.at({})
+    for _ in range(TRIES):
+        plan = make_plan(graph, curves, replace(budget, latency_ms=asked), solver, limits, latency)
+        small = smaller(graph, graph.model, record_of(graph, plan.kept))
+        found = compare_latency(latency, graph, small, plan.costs["latency_ms"], rounds=ROUNDS)
+        over = found.after.median / budget.limit("latency_ms", found.before.median)
+        if over <= 1:
+            break
+        asked *= LOWER / over
+    return replace(plan, budget=budget)
 
 
 def plan_of(

@@ -28,7 +28,7 @@ from workbench.interaction import replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
 from workbench.methods import CHANNELS, Methods
-from workbench.plan import Plan, make_plan, plan_of
+from workbench.plan import Plan, make_plan, plan_in_time, plan_of
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
 from workbench.select import Criterion, Elimination, name_of, needs_of
@@ -198,6 +198,8 @@ class Study:
         self._mode = mode or self._mode
         curves = self._searched([budget], solver, limits)
         with self._timed("allocate"):
+            if budget.latency_ms is not None:
+                return plan_in_time(self.graph, curves, budget, solver, limits, self.latency)
             return self._made(curves, budget, solver, limits)
 
     def _made(self, curves: SensitivityCurves, budget: Budget, solver: Solver | None, limits: Limits) -> Plan:

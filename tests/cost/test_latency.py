@@ -22,7 +22,7 @@ from workbench.cost.engine import ENGINES, Call, Eager, Timing, flushes_denormal
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import SHARES, measure_latency
 from workbench.graph.trace import ChannelGraph
-from workbench.plan import make_plan
+from workbench.plan import make_plan, plan_in_time
 
 FIXED = 0.25  # ms
 
@@ -248,3 +248,25 @@ def test_all_the_way(tmp_path: Path) -> None:
     assert "ms" in repr(result.latency)
     result.save(tmp_path)
     assert "Latency" in (tmp_path / "report.html").read_text()
+
+
+class Slower(Formula):
+    """Smaller models take longer than their operations."""
+
+    def ms(self, call: Call) -> float:
+        time = super().ms(call)
+        return 1.15 * time if isinstance(call.function, nn.Module) and time < 0.9 * truth(64, 48) else time
+
+
+def test_a_plan_whose_model_is_too_slow_is_made_anew(graph: ChannelGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = measure_latency(graph, engine=Formula(), rounds=1)  # type: ignore[arg-type]
+    monkeypatch.setitem(ENGINES, "formula", Slower())  # type: ignore[arg-type]
+    budget = Budget(latency_ms=0.5)
+
+    def real(plan: wb.Plan) -> float:
+        return 1.15 * truth(*(len(plan.kept[name]) for name in ("0", "2"))) / truth(64, 48)
+
+    told = make_plan(graph, curves_of(graph), budget, latency=table)
+    met = plan_in_time(graph, curves_of(graph), budget, None, wb.Limits(), table)
+    assert real(told) > 0.5 >= real(met) > 0.45
+    assert met.budget == budget

@@ -94,7 +94,8 @@ class Work:
             self._tell("run_finished", run=run.name, summary=(self.folder.job(run.name) or {})["summary"])
             return
         from workbench.allocate.budget import Budget
-        from workbench.plan import make_plan
+        from workbench.limits import Limits
+        from workbench.plan import make_plan, plan_in_time
         from workbench.refine import Refinement
 
         part, start = self.folder.begin(run.name), time.perf_counter()
@@ -106,8 +107,10 @@ class Work:
             study.seconds = {step: study.seconds[step] for step in SHARED if step in study.seconds}
             study.refinement = Refinement(run.refinement) if run.refinement else None
             budget = Budget(**run.budget)
-            latency = study.latency if budget.latency_ms is not None else None
-            plan = make_plan(study.graph, curves, budget, latency=latency)
+            if budget.latency_ms is None:
+                plan = make_plan(study.graph, curves, budget)
+            else:
+                plan = plan_in_time(study.graph, curves, budget, None, Limits(), study.latency)
             self._tell("planned", run=run.name, into=part, predicted=plan.degradation)
             result = study.compress(plan)
             result.save(part)
