@@ -209,8 +209,9 @@ def test_what_a_rewritten_forward_writes_besides_is_counted(monkeypatch: pytest.
     dense = graph.cost()
     for lost in (0, 1):  # nothing, then every other tensor that it writes
         monkeypatch.setitem(
-            widths.COUNTS, "activation_bytes", lambda graph, orders, _, lost=lost: write_products(graph, orders)[:: lost + 1]
-        )
+            widths.COUNTS, "activation_bytes",
+            lambda graph, orders, _, lost=lost: write_products(graph, orders)[:: lost + 1],
+        )  # fmt: skip
         plan = make_plan(graph, curves, Budget(activation_bytes=0.8, size_bytes=0.9))
         small = graph.winnow(plan.kept)
         cost = count(small, graph.sample(2))
