@@ -389,3 +389,13 @@ def test_milliseconds_are_predicted_and_measured(small_zoo: None, tmp_path: Path
     assert summary["predicted_latency_ms"] <= 0.98 * table.at({})
     assert summary["latency_ms"] > 0
     assert "data-test=latency" in (tmp_path / "out" / "report.html").read_text().replace('"', "")
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = [sys.executable, "-m", "workbench.cli", "batch", "--schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
