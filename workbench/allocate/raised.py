@@ -9,7 +9,7 @@ from workbench.allocate.problem import Cheapest, Problem
 
 
 def raised(problem: Problem, picked: Sequence[int]) -> list[int]:
-    """The plan with each choice at its largest option that loses no more and that the budgets still allow.
+    """The plan with each choice at its largest option that loses as much and that the budgets still allow.
 
     Where the least cost is what is asked for, the plan as it was. Plans are option numbers.
     """
@@ -24,7 +24,7 @@ def raised(problem: Problem, picked: Sequence[int]) -> list[int]:
 def _raise_(problem: Problem, found: list[int], number: int) -> bool:
     """Raise one choice; whether that was possible."""
     now, degradation = found[number], problem.choices[number].degradation
-    higher = [option for option in range(len(degradation) - 1, now, -1) if degradation[option] <= degradation[now]]
+    higher = [option for option in range(len(degradation) - 1, now, -1) if degradation[option] == degradation[now]]
     if not higher:
         return False
     touched = [[term for term in resource.terms if number in term.choices] for resource in problem.resources]
