@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,3 +218,13 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         pruning(target(0.5), 0)
     with pytest.raises(ValueError, match="the mode manual does not go with"):
         aimet.SpatialSvdParameters(aimet.SpatialSvdParameters.Mode.manual, target(0.5))
+
+
+@pytest.mark.slow
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(__file__).parents[1] / "examples" / "aimet_migration.py"
+    stats = runpy.run_path(str(path))["main"](samples=500)
+    assert 0.4 < float(stats.mac_compression_ratio) <= 0.5
+    assert float(stats.baseline_model_accuracy) == pytest.approx(0.9461, abs=5e-4)
+    assert float(stats.compressed_model_accuracy) > 0.92
+    assert f"accuracy after   {stats.compressed_model_accuracy}" in capsys.readouterr().out
