@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation, Fidelity
+    from workbench.finetune import Finetuned, finetune
     from workbench.front import Front
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
@@ -45,6 +46,7 @@ _HOMES = {
     "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation", "Fidelity"),
+    "workbench.finetune": ("Finetuned", "finetune"),
     "workbench.front": ("Front",),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
@@ -61,10 +63,11 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Front", "Frozen",
-    "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement", "Refused",
-    "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "batch", "compress", "data",
-    "export_onnx", "export_program", "measure_latency", "restore", "round_ranks", "trace", "verify", "zoo",
+    "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Finetuned", "Front",
+    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
+    "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "batch", "compress",
+    "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore", "round_ranks", "trace", "verify",
+    "zoo",
 ]  # fmt: skip
 
 
