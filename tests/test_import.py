@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,11 @@ def test_public_name(name: str) -> None:
 def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="module 'workbench' has no attribute 'prune'"):
         wb.prune  # noqa: B018  # the lookup is what is tested
+
+
+def test_no_public_name_is_that_of_a_file() -> None:
+    """Importing the file would put the module in the place of what it holds."""
+    import workbench
+
+    files = {path.stem for path in Path(workbench.__file__).parent.glob("*.py")}
+    assert not files & set(workbench.__all__)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.deploy import Exported, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation, Fidelity
-    from workbench.finetune import Finetuned, finetune
+    from workbench.finetuning import Finetuned, finetune
     from workbench.front import Front
     from workbench.graph.groups import ChannelGroup, Frozen, Member
     from workbench.graph.trace import ChannelGraph, Layer, trace
@@ -46,7 +46,7 @@ _HOMES = {
     "workbench.deploy": ("Exported", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation", "Fidelity"),
-    "workbench.finetune": ("Finetuned", "finetune"),
+    "workbench.finetuning": ("Finetuned", "finetune"),
     "workbench.front": ("Front",),
     "workbench.graph.groups": ("ChannelGroup", "Frozen", "Member"),
     "workbench.graph.trace": ("ChannelGraph", "Layer", "trace"),
