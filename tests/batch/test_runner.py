@@ -18,6 +18,7 @@ from tests.batch import shop
 from tests.batch.jobs import FILES, batch, compared, jobs, shell, whole
 from workbench import cli
 from workbench.artefact import replays
+from workbench.batch.dask import dask_executor
 from workbench.batch.events import Event
 from workbench.batch.jobfile import read_jobs
 from workbench.batch.lock import locked
@@ -107,16 +108,19 @@ def test_a_run_that_another_process_has_finished_is_left_alone(done: Done) -> No
 
 
 def test_workers_and_dask_make_the_same_bytes(done: Done, tmp_path: Path) -> None:
-    from distributed import Client, LocalCluster
-
     expected = compared(done[0])
     assert len(expected) == 4 * 6
     batch(tmp_path / "workers", BOTH, workers=2)
     assert compared(tmp_path / "workers") == expected
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        _, events = batch(tmp_path / "dask", BOTH, executor=client.get_executor())
+    with dask_executor("local", 2) as executor:
+        _, events = batch(tmp_path / "dask", BOTH, executor=executor)
     assert compared(tmp_path / "dask") == expected
     assert [event["event"] for event in events].count("run_finished") == 4
+
+
+def test_two_clusters_of_one_machine_do_not_meet() -> None:
+    with dask_executor("local", 1) as one, dask_executor("local", 1) as other:
+        assert one.submit(os.getpid).result() != other.submit(os.getpid).result()
 
 
 def test_a_run_of_the_same_name_that_is_another(done: Done) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from distributed import Client, LocalCluster
 from torch import Tensor, nn
 
 from tests.sensitivity.test_store import fall
 from workbench import Refused, trace
+from workbench.batch.dask import dask_executor
 from workbench.calibrate import calibrate
 from workbench.evaluation import Evaluation, Fidelity
 from workbench.sensitivity import Search
@@ -283,13 +283,9 @@ def test_an_interrupt_says_how_to_go_on(here: str, tmp_path: Path) -> None:
 
 
 def test_dask_and_a_killed_worker(here: str, tmp_path: Path) -> None:
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        executor: Executor = client.get_executor()
+    with dask_executor("local", 2) as executor:
         search = searching(workers=executor, store=tmp_path)
-        pid = next(iter(client.run(os.getpid).values()))
+        pid = executor.submit(os.getpid).result()
         threading.Timer(0.05, os.kill, (pid, signal.SIGKILL)).start()
         assert text(search) == here
         search.measured.ledger.close()  # type: ignore[attr-defined]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +62,7 @@ def batch(given: argparse.Namespace) -> int:
 
 
 def _carry_out(jobs: Jobs, given: argparse.Namespace) -> int:
+    from workbench.batch.dask import dask_executor
     from workbench.batch.runner import PAGE, Batch, carried_out
     from workbench.batch.table import DONE as GOOD
     from workbench.batch.table import to_text
@@ -77,7 +76,7 @@ def _carry_out(jobs: Jobs, given: argparse.Namespace) -> int:
         return DONE
     listeners = [] if given.quiet else [Narrator(len(batch.runs), sum(len(task.runs) for task in batch.tasks))]
     try:
-        with _executor(given.dask, given.workers) as executor:
+        with nullcontext() if given.dask is None else dask_executor(given.dask, given.workers) as executor:
             frame = carried_out(batch, given.workers, executor, given.fail_fast, listeners)
     except KeyboardInterrupt:
         print("workbench: interrupted; run the same again to go on", file=sys.stderr)
@@ -167,20 +166,3 @@ def _said(event: Mapping[str, Any]) -> str:
         return f"FAILED, {event['reason']}"
     found = event["summary"]
     return f"{found['score']} {found['before']:.4f} -> {found['after']:.4f} with {found['macs']:.3f} of the MACs"
-
-
-@contextmanager
-def _executor(dask: str | None, workers: int) -> Iterator[Executor | None]:
-    """What ``--dask`` names; None without."""
-    if dask is None:
-        yield None
-        return
-    if importlib.util.find_spec("distributed") is None:
-        raise ModuleNotFoundError("--dask needs distributed; pip install 'workbench[dask]'")
-    from distributed import Client, LocalCluster
-
-    with ExitStack() as stack:
-        address: Any = dask
-        if dask == "local":
-            address = stack.enter_context(LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None))
-        yield stack.enter_context(Client(address)).get_executor()
