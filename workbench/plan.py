@@ -15,7 +15,7 @@ from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.limits import Limits
 from workbench.sensitivity import SensitivityCurves
-from workbench.widths import settle, width_problem
+from workbench.widths import forms_of, kept_of, settle, width_problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -153,16 +153,10 @@ def plan_of(
     graph: ChannelGraph, curves: SensitivityCurves, budget: Budget, allocation: Allocation, limits: Limits = Limits()
 ) -> Plan:
     """The plan in which each group keeps as many units as the allocation gives it, those that leave last."""
-    widths = [curve for curve in curves if curve.ladder is None]
-    kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in widths}
-    units = {curve.group: curve.units for curve in widths}
-    ranks = {}
-    for ladder in filter(None, (curve.ladder for curve in curves)):
-        place = allocation.options[ladder.name]
-        form = ladder.form(place)
-        if form:
-            ranks[ladder.layer] = Rank(form.method.name, form.rank, place)
+    units = {curve.group: curve.units for curve in curves if curve.ladder is None}
+    forms = forms_of(curves, allocation)
+    ranks = {layer: Rank(form.method.name, form.rank, place) for layer, (form, place) in forms.items()}
     return Plan(
-        kept, units, budget, allocation.degradation, allocation.gap, graph.fingerprint, costs=allocation.costs,
-        limits=limits, ranks=ranks,
+        kept_of(curves, allocation), units, budget, allocation.degradation, allocation.gap, graph.fingerprint,
+        costs=allocation.costs, limits=limits, ranks=ranks,
     )  # fmt: skip

@@ -20,7 +20,10 @@ from workbench.cost.sizes import Product, products, sizes_of
 from workbench.cost.work import work_products
 from workbench.cost.writes import is_rewritten, write_products
 from workbench.errors import Refused
+from workbench.factorize import factorize_
 from workbench.factorize.ladder import Ladder, with_ranks
+from workbench.factorize.layers import Form
+from workbench.graph.record import Factored
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.limits import Limits, multiples_of
@@ -55,11 +58,10 @@ def width_problem(
         offered = ladder.places(step, _places(ladder)) if ladder else multiples(curve.units, step)
         widths = [width for width in offered if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
-    unknown = [name for name in budget.amounts if name not in WITH_RANKS]
-    if ladders and unknown:
+    if ladders and budget.latency_ms is not None:
         raise Refused(
-            f"a budget of {unknown[0]}", type(graph.model).__name__, "it is not known what layers of lower rank take",
-            f"give methods=wb.Methods() with channels alone, or a budget of {', '.join(WITH_RANKS)}",
+            "a budget of latency_ms", type(graph.model).__name__, "no table says how long layers of lower rank take",
+            f"study with methods=CHANNELS of workbench.methods, or give a budget of {', '.join(COUNTS)}",
         )  # fmt: skip
     orders = _orders(curves)
     resources = [
@@ -121,21 +123,19 @@ def _counted(
 def settle(graph: ChannelGraph, curves: SensitivityCurves, problem: Problem, solver: Solver) -> Allocation:
     """The solver's allocation, at costs that the smaller model really has.
 
-    Where a forward is rewritten, selections of channels may join it, whose bytes depend on which channels stay. These
-    are counted, and the budgets lowered by what is above them until none is.
+    Where a forward is rewritten, selections of channels may join it, whose bytes depend on which channels stay; what a
+    layer writes may depend on how its input lies in memory, which its factors change. These are counted, and the
+    budgets lowered by what is above them until none is.
     """
     held = {r.name: r.budget for r in problem.resources if r.name in ("activation_bytes", "size_bytes")}
     allocation = solve(problem, solver)
-    if not held or not is_rewritten(graph, _orders(curves)):
+    if not held or not (any(curve.ladder for curve in curves) or is_rewritten(graph, _orders(curves))):
         return allocation
-    if any(curve.ladder for curve in curves):
-        raise Refused(
-            f"a budget of {next(iter(held))}", type(graph.model).__name__, "its forward holds sizes of its own",
-            "give methods=wb.Methods() with channels alone, or a budget of macs or params",
-        )  # fmt: skip
     while True:
-        kept = {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in curves}
-        cost = count(smaller(graph, graph.model, record_of(graph, kept)), graph.sample(2)).to_dict()
+        small = smaller(graph, graph.model, record_of(graph, kept_of(curves, allocation)))
+        forms = forms_of(curves, allocation)
+        factors = [Factored(layer, form.method.name, form.rank) for layer, (form, _) in forms.items()]
+        cost = count(factorize_(small, factors, blank=True), graph.sample(2)).to_dict()
         over = {name: cost[name] - most for name, most in held.items() if cost[name] > most}
         if not over:
             return replace(allocation, costs=allocation.costs | {name: cost[name] for name in held})
@@ -143,6 +143,20 @@ def settle(graph: ChannelGraph, curves: SensitivityCurves, problem: Problem, sol
             lower = min(problem.resource(name).budget - excess, allocation.costs[name] - 1)
             problem = with_budget(problem, name, lower)
         allocation = solve(problem, solver)
+
+
+def kept_of(curves: SensitivityCurves, allocation: Allocation) -> dict[str, tuple[int, ...]]:
+    """The units that each group keeps."""
+    widths = [curve for curve in curves if curve.ladder is None]
+    return {curve.group: curve.path.kept(allocation.options[curve.group]) for curve in widths}
+
+
+def forms_of(curves: SensitivityCurves, allocation: Allocation) -> dict[str, tuple[Form, int]]:
+    """What the layers become that lose rank, with the place on their ladders."""
+    ladders = [curve.ladder for curve in curves if curve.ladder]
+    places = {ladder.layer: (ladder.form(allocation.options[ladder.name]), allocation.options[ladder.name])
+              for ladder in ladders}  # fmt: skip
+    return {layer: (form, place) for layer, (form, place) in places.items() if form}
 
 
 def _macs(graph: ChannelGraph, orders: Mapping[str, Sequence[int]], ladders: Sequence[Ladder]) -> Layers:
@@ -171,12 +185,19 @@ def _elements(
     return with_ranks([(name, products(name, t.shape, sizes)) for name, t in tensors.items()], changes, sizes)
 
 
-def _writes(graph: ChannelGraph, orders: Mapping[str, Sequence[int]], _ladders: Sequence[Ladder]) -> Layers:
-    return write_products(graph, orders)
+def _writes(graph: ChannelGraph, orders: Mapping[str, Sequence[int]], ladders: Sequence[Ladder]) -> Layers:
+    for layer in (ladder.layer for ladder in ladders):
+        if getattr(graph.model.get_submodule(layer), "padding_mode", "zeros") != "zeros":
+            raise Refused(
+                "a budget of activation_bytes", layer, "what its padding writes depends on its factors",
+                f"study with ignore=[{layer!r}], or give a budget for another resource",
+            )  # fmt: skip
+    tensors = graph.program.tensors
+    between = [(ladder.name, ladder.writes(tensors[ladder.site.layer.weight].element_size())) for ladder in ladders]
+    return [*write_products(graph, orders), *between]
 
 
 COUNTS = {"macs": _macs, "params": _params, "activation_bytes": _writes, "size_bytes": _bytes}
-WITH_RANKS = ("macs", "params", "size_bytes")  # what is known of layers of lower rank, too
 
 
 def _chosen(part: Product, place: Mapping[str, int]) -> Product:

@@ -99,6 +99,7 @@ def test_activation_bytes() -> None:
     cost = count(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(1, 4))
     assert cost.activation_bytes == 4 * (8 + 8 + 2)  # float32
     assert count(nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True)), torch.zeros(1, 4)).activation_bytes == 4 * 8
+    assert count(nn.Linear(4, 8, bias=False), torch.zeros(1, 3, 4)).activation_bytes == 4 * 3 * 8  # and a view of it
 
 
 def test_size_bytes_are_those_of_parameters_and_buffers() -> None:

@@ -130,9 +130,9 @@ class _Writes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(alias.alias_info for alias in func._schema.returns):
-            return result  # a view, or written in place
         name = func._schema.name.split("::")[-1]
+        if name == "_unsafe_view" or any(alias.alias_info for alias in func._schema.returns):
+            return result  # a view, or written in place
         parts = _tensors(name, result)
         self.parts += parts
         self.peak = max(self.peak, sum(part.nbytes for part in (*parts, *_tensors(name, (args, kwargs)))))

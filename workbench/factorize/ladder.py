@@ -66,6 +66,13 @@ class Ladder:
         """The elements of its weights, given those of the layer's own weight."""
         return self._products(products, sizes, [[1] * len(stages) for stages in self._stages()])
 
+    def writes(self, element: int) -> list[Product]:
+        """The bytes that all stages but the last write for a sample, of so many bytes an element."""
+        shape, counts = self.site.shape, [0] * (self.units + 1)
+        for place, (form, stages) in enumerate(zip(self.forms, self._stages(), strict=True), 1):
+            counts[place] = shape.groups * form.rank * sum(self.site.positions(stages)[:-1]) * element
+        return [Product(1, (Share(self.name, tuple(counts)),))]
+
     def _stages(self) -> list[Sequence[Stage]]:
         return [form.method.stages(self.site.shape, form.rank) for form in self.forms]
 
