@@ -63,6 +63,40 @@ def test_norms_and_chance_train(small: nn.Module) -> None:
     assert all(parameter.grad is not None for parameter in small.parameters())
 
 
+class Part(nn.Module):
+    """Its forward doubles the first four channels: once others leave, these are not the first four any more."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.hidden, self.activation, self.head = nn.Linear(3, 6), activation, nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.activation(self.hidden(x)).clone()
+        x[:, :4] *= 2
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(True),
+     nn.Hardsigmoid(), nn.Hardtanh(0, 1)],
+    ids=str,
+)  # fmt: skip
+def test_a_forward_that_no_longer_fits_is_seen_behind_dead_units(activation: nn.Module) -> None:
+    """On the inputs that models are compared on, the unit is dead; on others it need not be."""
+    torch.manual_seed(0)
+    model = Part(activation)
+    nn.init.constant_(model.hidden.bias, -100.0)
+    x = torch.randn(8, 3)
+    small = trace(model, x).winnow({"hidden": [1, 5]})
+    assert recorded(small).rewritten
+    for net in (model, small):
+        nn.init.constant_(net.hidden.bias, 0.5)
+    with torch.no_grad():
+        model.head.weight[:, [0, 2, 3, 4]] = 0
+        torch.testing.assert_close(small(x), model(x))
+
+
 def test_the_mode_stays() -> None:
     model = Fixed().train()
     assert trace(model, torch.randn(2, 3, 4, 4)).winnow({"hidden": [1]}).training

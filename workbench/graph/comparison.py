@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.factorize.replace import folded
 from workbench.graph.inputs import Inputs
+from workbench.graph.lossless import Lossless
 from workbench.graph.masked import masked, run_masked, survivors
 from workbench.graph.modes import evaluating
 from workbench.graph.modules import safe
@@ -22,11 +23,13 @@ from workbench.graph.trace import ChannelGraph
 
 
 def differences(
-    graph: ChannelGraph, small: nn.Module, record: Record, inputs: Inputs, precise: bool = False
-) -> Iterator[tuple[str, float]]:
+    graph: ChannelGraph, small: nn.Module, record: Record, inputs: Inputs, precise: bool = False,
+    lossless: bool = False,
+) -> Iterator[tuple[str, float]]:  # fmt: skip
     """The relative difference of every layer's output, by its name, and of the model's, by the empty name.
 
-    ``precise`` computes in float64, for which ``small`` must be a copy in float64.
+    ``precise`` computes in float64, for which ``small`` must be a copy in float64; ``lossless`` with activations behind
+    which no difference is lost, for both.
     """
     stays = survivors(graph.provenance, record.cuts)
     nodes: dict[str, list[str]] = {}
@@ -37,7 +40,8 @@ def differences(
         inputs, tensors = inputs.map(_doubled), {name: _doubled(tensor) for name, tensor in tensors.items()}
     whole = {safe(factored.layer) for factored in record.factors}
     mode = _double() if precise else nullcontext()
-    with evaluating(small), torch.no_grad(), _recorded(small, whole) as narrow, mode:
+    alive = Lossless() if lossless else nullcontext()  # type: ignore[no-untyped-call]  # torch gives it no types
+    with evaluating(small), torch.no_grad(), _recorded(small, whole) as narrow, mode, alive:
         expected, wide = run_masked(graph.program, stays, inputs, tensors, {layer.node for layer in graph.layers})
         found = inputs(small)
     for name, values in narrow.items():

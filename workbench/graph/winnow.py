@@ -105,7 +105,7 @@ def rebuilt(graph: ChannelGraph, model: nn.Module, record: Record) -> nn.Module:
 
 
 def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
-    """Whether all layers compute what they should, at another batch size than the traced one.
+    """Whether all layers compute what they should, at another batch size than the traced one, no unit being dead.
 
     Rounding stays far below the root of the precision, another order of channels far above. Some networks amplify
     rounding; they are looked at in float64, where the forward allows that.
@@ -113,11 +113,12 @@ def _agrees(graph: ChannelGraph, small: nn.Module, record: Record) -> bool:
     inputs = graph.sample(3).map(lambda t: torch.rand_like(t) if t.is_floating_point() else t)  # zeros would hide much
     floats = [tensor for tensor in graph.program.tensors.values() if tensor.is_floating_point()]
     allowed = max(torch.finfo(tensor.dtype).eps for tensor in floats) ** 0.5
-    if all(error < allowed for _, error in differences(graph, small, record, inputs)):
+    if all(error < allowed for _, error in differences(graph, small, record, inputs, lossless=True)):
         return True
     try:
         precise = copy.deepcopy(small).double()
-        return all(error < allowed**2 for _, error in differences(graph, precise, record, inputs, precise=True))
+        errors = differences(graph, precise, record, inputs, precise=True, lossless=True)
+        return all(error < allowed**2 for _, error in errors)
     except RuntimeError:
         return False
 
