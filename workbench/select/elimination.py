@@ -100,25 +100,35 @@ def _problems(view: GroupView, ridge: float) -> list[_Problem]:
 class _Problem:
     """The inverse moments and weights of one layer's group while units leave.
 
-    Rows are sorted by unit, ``width`` for each, filled up with some that do nothing; what no unit owns stands last. The
-    inverse lags behind by ``left @ right``: one large product for many units is faster than one for each, and those
-    that are gone then leave the matrices. Its ``blocks`` on the diagonal, all that the losses need, never lag.
+    Rows are sorted by unit, ``width`` for each, filled up with some that do nothing; what no unit owns stands last.
+    Inverse and weights, side by side in ``matrix``, lag behind by ``left @ right``: one large product for many units is
+    faster than one for each, and those that are gone then leave. What the losses need never lags: the inverse's
+    ``blocks`` on the diagonal, and for each kind of target the ``grams`` of the units' weights.
     """
 
     def __init__(self, xx: Tensor, targets: Sequence[Tensor], columns: Sequence[tuple[int, ...]], ridge: float):
         self.total, self.width = len(columns), max(map(len, columns))
-        self.weighed, self.outputs = len(targets) > 1, targets[0].shape[1]
+        self.weighed, self.outputs = len(targets) > 1, [target.shape[1] for target in targets]
         inverse = torch.linalg.inv(xx + _strength(xx, ridge).diag())
         places = _by_unit(columns, len(xx), self.width)
         filler = places < 0
-        self.weight = (inverse @ torch.cat([*targets], 1))[places]
-        self.inverse = inverse[places[:, None], places]
-        self.weight[filler] = self.inverse[filler] = self.inverse[:, filler] = 0
-        self.inverse.diagonal()[filler] = 1
-        self.units = torch.arange(self.total)  # those in the matrices
+        weight = (inverse @ torch.cat([*targets], 1))[places]
+        inverse = inverse[places[:, None], places]
+        weight[filler] = inverse[filler] = inverse[:, filler] = 0
+        inverse.diagonal()[filler] = 1
+        self.matrix = torch.cat([inverse, weight], 1)
+        self.units = torch.arange(self.total)  # those in the matrix
         self.gone = torch.zeros(self.total, dtype=torch.bool)  # of them
-        self.blocks = torch.stack([self.inverse[rows, rows] for rows in map(self._rows, range(self.total))])
-        self.left, self.right = self.inverse[:, :0], self.inverse[:0]
+        self.blocks = torch.stack([inverse[rows, rows] for rows in map(self._rows, range(self.total))])
+        self._start()
+
+    def _start(self) -> None:
+        """Nothing lags."""
+        weights = self._of_units(self.matrix[:, len(self.matrix) :]).split(self.outputs, -1)
+        self.grams = torch.stack([weight @ weight.mT for weight in weights])
+        self.lag, room = 0, LAG + self.width
+        self.left = self.matrix.new_empty(len(self.matrix), room)
+        self.right = self.matrix.new_empty(room, self.matrix.shape[1])
 
     def _rows(self, place: int) -> slice:
         return slice(place * self.width, (place + 1) * self.width)
@@ -129,37 +139,56 @@ class _Problem:
 
     def losses(self) -> Tensor:
         """What the loss of each unit would add to the error and to the loss, ``[units, 2]``; 0 for those gone."""
-        weights = self._of_units(self.weight)
-        squares = (weights * torch.linalg.solve(self.blocks, weights)).sum(1)
-        found = self.inverse.new_zeros(self.total, 2)
-        found[self.units, 0] = squares[:, : self.outputs].sum(1)
-        found[self.units, 1] = squares[:, self.outputs :].sum(1)
+        solved = torch.linalg.solve(self.blocks, self.grams)  # [targets, units, width, width]
+        found = self.matrix.new_zeros(self.total, 2)
+        found[self.units, : len(self.grams)] = torch.diagonal(solved, dim1=2, dim2=3).sum(-1).clamp_min(0).mT
         return found
 
     def remove(self, unit: int) -> None:
-        """Down-date the weights and the blocks; the unit's weights become zero."""
-        place = int((self.units == unit).nonzero())
-        rows = self._rows(place)
-        cross = self.inverse[:, rows] - self.left @ self.right[:, rows]
-        solved = torch.linalg.solve(self.blocks[place], torch.cat([self.weight[rows], cross.mT], 1))
-        of_weight, right = solved.tensor_split([self.weight.shape[1]], 1)
-        self.weight -= cross @ of_weight
-        self.blocks -= self._of_units(cross) @ self._of_units(right.mT).mT
-        self.weight[rows], self.blocks[place] = 0, torch.eye(self.width)
-        self.left, self.right = torch.cat([self.left, cross], 1), torch.cat([self.right, right])
+        """Down-date what the losses need, and note what the matrix lags behind."""
+        place, size = int((self.units == unit).nonzero()), len(self.matrix)
+        rows, left, right = self._rows(place), self.left[:, : self.lag], self.right[: self.lag]
+        cross = self.matrix[:, rows] - left @ right[:, rows]
+        own = self.matrix[rows, size:] - left[rows] @ right[:, size:]
+        solved = torch.linalg.solve(self.blocks[place], torch.cat([cross.mT, own], 1))
+        products = self._products(solved[:, size:])
+        by_unit = self._of_units(cross)
+        self.blocks -= by_unit @ self._of_units(solved[:, :size].mT).mT
+        for gram, product, square in products:
+            half = self._of_units(product - cross @ square / 2) @ by_unit.mT
+            gram -= half + half.mT
+            gram[place] = 0
+        self.blocks[place] = torch.eye(self.width)
+        self.left[:, self.lag : self.lag + self.width] = cross
+        self.right[self.lag : self.lag + self.width] = solved
+        self.lag += self.width
         self.gone[place] = True
-        if len(self.right) >= LAG:
+        if self.lag >= LAG:
             self._shrink()
 
+    def _products(self, leaves: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each kind of target its grams, and what leaves times the weights and times itself."""
+        size, left, right = len(self.matrix), self.left[:, : self.lag], self.right[: self.lag]
+        found, start = [], 0
+        for gram, outputs in zip(self.grams, self.outputs, strict=True):
+            some = slice(start, start + outputs)
+            part, lagging = leaves[:, some], right[:, size:][:, some]
+            product = self.matrix[:, size:][:, some] @ part.mT - left @ (lagging @ part.mT)
+            found.append((gram, product, part @ part.mT))
+            start += outputs
+        return found
+
     def _shrink(self) -> None:
-        """Make good what the inverse lags behind, without the units that are gone."""
-        rest = torch.zeros(len(self.inverse) - len(self.units) * self.width, dtype=torch.bool)
+        """Make good what the matrix lags behind, without the units that are gone."""
+        size = len(self.matrix)
+        rest = torch.zeros(size - len(self.units) * self.width, dtype=torch.bool)
         stay = (~torch.cat([self.gone.repeat_interleave(self.width), rest])).nonzero().flatten()
-        inverse = self.inverse.index_select(0, stay).index_select(1, stay)
-        self.inverse = inverse.addmm_(self.left[stay], self.right[:, stay], alpha=-1)
-        self.weight, self.blocks, self.units = self.weight[stay], self.blocks[~self.gone], self.units[~self.gone]
+        columns = torch.cat([stay, torch.arange(size, self.matrix.shape[1])])
+        left, right = self.left[stay, : self.lag], self.right[: self.lag].index_select(1, columns)
+        self.matrix = self.matrix.index_select(0, stay).index_select(1, columns).addmm_(left, right, alpha=-1)
+        self.blocks, self.units = self.blocks[~self.gone], self.units[~self.gone]
         self.gone = torch.zeros_like(self.units, dtype=torch.bool)
-        self.left, self.right = self.inverse[:, :0], self.inverse[:0]
+        self._start()
 
 
 def _strength(xx: Tensor, ridge: float) -> Tensor:
