@@ -86,11 +86,12 @@ def _fill(template: str, result: Mapping[str, Any], **parts: str) -> str:
         raise ValueError(
             f"the result has no {missing.args[0]!r}; pass the dict that Result.to_dict() returns, unchanged"
         ) from missing
-    return _templates().get_template(template).render(context, archive=packed, **parts)
+    return templates().get_template(template).render(context, archive=packed, **parts)
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """All templates of the package, which escape what they print."""
     import jinja2  # here and not above: `import workbench` must stay cheap
 
     return jinja2.Environment(
