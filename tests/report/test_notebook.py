@@ -40,7 +40,8 @@ def curves(*names: str, metric: str = "accuracy") -> SensitivityCurves:
 def plan(*names: str, **budget: Any) -> wb.Plan:
     kept = dict.fromkeys(names, (0, 2, 3, 7))
     ranks = {names[0]: wb.Rank("spatial_svd", 3, 1)}
-    return wb.Plan(kept, dict.fromkeys(names, 8), wb.Budget(macs=0.5, **budget), 0.0312, 0.0, "sha256:0", lost=0.03, ranks=ranks)
+    units = dict.fromkeys(names, 8)
+    return wb.Plan(kept, units, wb.Budget(macs=0.5, **budget), 0.0312, 0.0, "sha256:0", lost=0.03, ranks=ranks)
 
 
 def network(*names: str) -> nn.Module:
