@@ -259,7 +259,8 @@ class SensitivityCurves:
         drawing.name_rows(ax, list(table.index))
         ax.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
         ax.set_xlabel("kept share of the units")
-        ax.figure.colorbar(image, ax=ax).set_label(f"loss of {self.metric}", parse_math=False)
+        ax.set_title(f"loss of {self.metric}", parse_math=False, fontsize="medium")  # beside the bar there is no room
+        ax.figure.colorbar(image, ax=ax)
         return ax
 
     def _repr_html_(self) -> str:
