@@ -121,7 +121,6 @@ class Study:
             "Calibration": f"{self.calibration.samples:,} samples",
             "Decides": score_name(self.evaluate),
             "Reports": score_name(self.test),
-            "May do": repr(self.methods),
             "Method": self._method(),
             "Channels": repr(traced) if traced is not None else "not traced yet",
             "Curves": repr(self._curves) if self._curves is not None else "no sensitivity known yet",
@@ -365,7 +364,8 @@ class Study:
         )  # fmt: skip
 
     def _method(self) -> str:
-        steps = [name_of(self.criterion), "ridge least squares", self.refinement]
+        ranks = self.methods if self.methods != CHANNELS else None
+        steps = [ranks, name_of(self.criterion), "ridge least squares", self.refinement]
         return ", ".join(str(step) for step in steps if step)
 
     def _timed(self, step: str) -> _Timer:
