@@ -1,4 +1,4 @@
-# make demo | test | test-full | bench | lint | picture. The first run makes .venv; later ones install again only when
+# make demo | test | test-full | bench | lint | docs | figures | picture. The first run makes .venv; later ones install again only when
 # pyproject.toml, setup.py or cpp/ have changed.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ CHROMIUM ?= chromium
 # a process a core, with one thread each
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-full bench lint picture
+.PHONY: demo test test-full bench lint docs figures picture
 
 demo: $(VENV)/.installed
 	$(BIN)/workbench demo --out reports/demo
@@ -34,6 +34,15 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# the pages of docs/ as a site: site/index.html
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+# the figures of docs/concepts.md
+figures: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
 # the picture in the README, of the report that `make demo` wrote
 picture: demo
 	$(CHROMIUM) --headless --no-sandbox --disable-gpu --disable-background-networking --hide-scrollbars \
@@ -49,6 +58,10 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/.made
 	@echo "Installing into $(VENV); PyTorch is large, so the first time takes minutes."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
+
+$(VENV)/.installed-docs: $(SOURCES) | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/.made
 	@echo "Installing into $(VENV) what the tests need; PyTorch is large, so the first time takes minutes."

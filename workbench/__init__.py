@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workbench.methods import Methods
     from workbench.plan import Plan, Rank
     from workbench.refine import Refined, Refinement
+    from workbench.report import compare
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
     from workbench.study import Study, compress
@@ -55,6 +56,7 @@ _HOMES = {
     "workbench.methods": ("Methods",),
     "workbench.plan": ("Plan", "Rank"),
     "workbench.refine": ("Refined", "Refinement"),
+    "workbench.report": ("compare",),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
     "workbench.study": ("Study", "compress"),
@@ -64,10 +66,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Finetuned", "Front",
-    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
-    "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "batch", "compress",
-    "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore", "round_ranks", "trace", "verify",
-    "zoo",
+    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined",
+    "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification",
+    "batch", "compare", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency",
+    "restore", "round_ranks", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

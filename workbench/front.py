@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench import drawing
 from workbench.allocate import Allocation, Cheapest, Exact, Problem, front, solve
 from workbench.allocate.budget import Budget, Multiple
 from workbench.allocate.exact import with_budget
@@ -132,13 +134,12 @@ class Front:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Predicted loss against cost. Returns the axes."""
-        import matplotlib.pyplot as plt
-
-        ax = ax or plt.subplots(figsize=(8, 4), layout="constrained")[1]
+        ax = drawing.axes(ax, 8, 4)
         costs = [plan.costs[self.resource] / self.dense for plan in self.plans]
-        ax.plot(costs, [plan.degradation for plan in self.plans], ".-")
-        ax.set(xlabel=f"{self.resource}, share of the original", ylabel=f"predicted loss of {self.metric}")
+        ax.plot(costs, [plan.degradation for plan in self.plans], ".-", color=drawing.AFTER)
+        ax.set_xlabel(f"{self.resource}, share of the original")
+        ax.set_ylabel(f"predicted loss of {self.metric}", parse_math=False)
         return ax
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.4f}'.format)}"
+        return f"<p>{escape(repr(self))}</p>{self.to_frame().to_html(index=False, float_format='{:.4f}'.format)}"

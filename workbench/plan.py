@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from workbench import drawing
 from workbench.allocate import Allocation, Exact, Solver
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
@@ -19,6 +20,7 @@ from workbench.widths import forms_of, kept_of, settle, width_problem
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
 FORMAT = 1
 TRIES = 4  # at a plan whose model is as fast as it was told to be
@@ -99,8 +101,18 @@ class Plan:
                 for k, v in self.kept.items()]  # fmt: skip
         return pd.DataFrame(rows)
 
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The units of every group, before and after, in the order of the network. Returns the axes."""
+        ax = drawing.axes(ax, 8, drawing.tall(len(self.kept)))
+        kept = [len(units) for units in self.kept.values()]
+        drawing.before_and_after(ax, list(self.kept), [self.units[name] for name in self.kept], kept)
+        ax.set_xlabel("units of the channel group")
+        return ax
+
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.2f}'.format)}"
+        from workbench.report import notebook
+
+        return notebook.plan(self.to_dict())
 
 
 def make_plan(

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from workbench import drawing
 from workbench.allocate.budget import COUNTED
 from workbench.apply import Applied
 from workbench.cost.count import Cost, count
@@ -39,8 +40,11 @@ from workbench.verification import Verification, verify
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from workbench.deploy import Exported
+
+LAYER_COSTS = {"macs": "MACs", "params": "parameters"}
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,28 @@ class Result:
             rows.append({"layer": layer["layer"], "kind": layer["kind"], "rank": rank, **pairs, **error})
         return pd.DataFrame(rows)
 
+    def plot(self, cost: str = "macs", ax: Axes | None = None) -> Axes:
+        """What every layer costs, before and after, in the order they run. Returns the axes.
+
+        Parameters
+        ----------
+        cost : ``"macs"`` or ``"params"``
+        ax : to draw on
+
+        Raises
+        ------
+        ValueError
+            It is another cost, which has no share of a single layer.
+        """
+        if cost not in LAYER_COSTS:
+            raise ValueError(f"the cost {cost!r} is not known by layer; choose from {', '.join(LAYER_COSTS)}")
+        layers = self.layers()
+        ax = drawing.axes(ax, 8, drawing.tall(len(layers)))
+        before, after = zip(*(layer[cost] for layer in layers), strict=True)
+        drawing.before_and_after(ax, [layer["layer"] for layer in layers], before, after)
+        ax.set_xlabel(LAYER_COSTS[cost])
+        return ax
+
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write the HTML report, one file that needs nothing else. Returns its path."""
         from workbench.report import write
@@ -217,7 +243,9 @@ class Result:
         return export_program(self.model, self.graph.inputs, path)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False, float_format='{:.4g}'.format)}"
+        from workbench.report import fragment
+
+        return fragment(self.to_dict())
 
 
 def compare(

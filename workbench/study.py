@@ -21,6 +21,7 @@ from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import measure_latency
 from workbench.evaluation import Evaluation, Fidelity
+from workbench.evaluation import name_of as score_name
 from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
 from workbench.graph.trace import ChannelGraph, Layer, trace
@@ -109,6 +110,22 @@ class Study:
 
     def __repr__(self) -> str:
         return f"Study({self.name}, {self.calibration.samples} calibration samples)"
+
+    def _repr_html_(self) -> str:
+        """What was given, and what is known so far; looking at it computes nothing."""
+        from workbench.report import notebook
+
+        traced = self.__dict__.get("graph")
+        facts = {
+            "Model": type(self.model).__name__,
+            "Calibration": f"{self.calibration.samples:,} samples",
+            "Decides": score_name(self.evaluate),
+            "Reports": score_name(self.test),
+            "Method": self._method(),
+            "Channels": repr(traced) if traced is not None else "not traced yet",
+            "Curves": repr(self._curves) if self._curves is not None else "no sensitivity known yet",
+        }
+        return notebook.study(self.name, facts)
 
     @cached_property
     def graph(self) -> ChannelGraph:
@@ -340,13 +357,16 @@ class Study:
 
     def _source(self) -> Source:
         curves = self._curves
-        steps = [name_of(self.criterion), "ridge least squares", self.refinement]
-        method = ", ".join(str(step) for step in steps if step)
         return Source(
-            self.name, self.seed, method, f"{self.calibration.samples:,} samples",
+            self.name, self.seed, self._method(), f"{self.calibration.samples:,} samples",
             {"model": self.graph.fingerprint, "calibration": self.calibration.fingerprint}
             | ({"evaluation": curves.fingerprint} if curves else {}), dict(self.seconds),
         )  # fmt: skip
+
+    def _method(self) -> str:
+        ranks = self.methods if self.methods != CHANNELS else None
+        steps = [ranks, name_of(self.criterion), "ridge least squares", self.refinement]
+        return ", ".join(str(step) for step in steps if step)
 
     def _timed(self, step: str) -> _Timer:
         return _Timer(self.seconds, step)

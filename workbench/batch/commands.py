@@ -107,11 +107,19 @@ def list_runs(given: argparse.Namespace) -> int:
 
 def add_compare(command: argparse.ArgumentParser) -> None:
     """The options of ``workbench compare``."""
-    command.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of finished runs")
+    about = "folders of finished runs; for a page, also of other saved results"
+    command.add_argument("folders", type=Path, nargs="+", metavar="RUN", help=about)
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page that compares them, instead")
 
 
 def compare(given: argparse.Namespace) -> int:
-    """Print runs side by side."""
+    """Print runs side by side, or write a page on which they are."""
+    if given.html is not None:
+        from workbench.report import compare as write
+
+        path = write(given.folders, given.html)
+        print(json.dumps({"page": str(path)}) if given.json else path)
+        return DONE
     from workbench.batch.compare import compared
 
     frame = compared(given.folders)

@@ -166,7 +166,10 @@ class ChannelGraph:
         return pd.DataFrame(rows)
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.to_frame().to_html(index=False)}"
+        from workbench.report import notebook
+
+        rows: list[Any] = self.to_frame().to_dict("records")
+        return notebook.graph(repr(self), rows, [frozen.to_dict() for frozen in self.frozen])
 
 
 def trace(

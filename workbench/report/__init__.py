@@ -6,6 +6,7 @@ compute; the templates only place what they are given.
 
 from __future__ import annotations
 
+from workbench.report.comparison import compare
 from workbench.report.page import fragment, render, write
 
-__all__ = ["fragment", "render", "write"]
+__all__ = ["compare", "fragment", "render", "write"]

@@ -27,9 +27,10 @@ def style(*names: str) -> str:
 
 
 @cache
-def script(name: str) -> str:
-    """The named script without comments and needless space."""
-    text = (_STATIC / name).read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """The named scripts as one, which leaves no name behind, without comments and needless space."""
+    text = "".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
+    text = f'(() => {{\n"use strict";\n{text}}})();'
     text = re.sub(r"^\s*//.*\n", "", text, flags=re.MULTILINE)
     return _SCRIPT.sub(lambda match: match[1] or match[2], text).strip()
 

@@ -33,12 +33,8 @@ def render(result: Mapping[str, Any]) -> str:
         page = render(result.to_dict())
         assert page.startswith("<!doctype html>")
     """
-    style, script = assets.style("page.css", "report.css"), assets.script("report.js")
-    policy = (
-        f"default-src 'none'; style-src {assets.source_hash(style)}; script-src {assets.source_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return _fill("page.html", result, style=style, script=script, policy=policy)
+    style, script = assets.style("page.css", "report.css"), assets.script("sort.js", "report.js")
+    return document("page.html", style, script, **_context(result))
 
 
 def fragment(result: Mapping[str, Any]) -> str:
@@ -54,7 +50,8 @@ def fragment(result: Mapping[str, Any]) -> str:
 
         IPython.display.HTML(fragment(result.to_dict()))
     """
-    return _fill("fragment.html", result, style=assets.style("report.css"), script=assets.script("report.js"))
+    context = _context(result) | {"style": assets.style("report.css"), "script": assets.script("sort.js", "report.js")}
+    return templates().get_template("fragment.html").render(context)
 
 
 def write(result: Mapping[str, Any], path: str | Path) -> Path:
@@ -78,23 +75,35 @@ def write(result: Mapping[str, Any], path: str | Path) -> Path:
     return path
 
 
-def _fill(template: str, result: Mapping[str, Any], **parts: str) -> str:
+def document(template: str, style: str, script: str, *folders: Path, **context: Any) -> str:
+    """A whole page with its style sheet and its script, and a policy that allows nothing else.
+
+    Its template is in one of the folders, or of this package; it may include those of this package.
+    """
+    policy = (
+        f"default-src 'none'; style-src {assets.source_hash(style)}; script-src {assets.source_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return templates(*folders).get_template(template).render(context, style=style, script=script, policy=policy)
+
+
+def _context(result: Mapping[str, Any]) -> dict[str, Any]:
     try:
         packed = archive.pack(result)  # first, since it says what is wrong with a NaN
-        context = view(result)
+        return view(result) | {"archive": packed}
     except KeyError as missing:
         raise ValueError(
             f"the result has no {missing.args[0]!r}; pass the dict that Result.to_dict() returns, unchanged"
         ) from missing
-    return _templates().get_template(template).render(context, archive=packed, **parts)
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates(*folders: Path) -> jinja2.Environment:
+    """The templates of some folders and of this package, which escape what they print."""
     import jinja2  # here and not above: `import workbench` must stay cheap
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader([*folders, _TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

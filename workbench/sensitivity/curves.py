@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from workbench import drawing
 from workbench.sensitivity.interval import critical, standard_error
 
 if TYPE_CHECKING:
@@ -220,25 +221,50 @@ class SensitivityCurves:
         return pd.DataFrame(rows, columns=["rank", "group", "loss", "low", "high"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Degradation against kept share, one line a group, with intervals. Returns the axes."""
-        import matplotlib.pyplot as plt
+        """Degradation against kept share, one line a group, with intervals. Returns the axes.
 
-        ax = ax or plt.subplots(figsize=(8, 5), layout="constrained")[1]
-        for curve in self.curves:
-            measured = [p for p in curve.points if p.degradation is not None]
+        Colour is depth in the network, from dark (the input) to light. A band runs from one measured point to the next;
+        where a predicted one lies between them, the intervals stand alone.
+        """
+        ax = drawing.axes(ax, 8, 5)
+        for index, (curve, color) in enumerate(zip(self.curves, drawing.shades(len(self.curves)), strict=True)):
             known = [p for p in curve.points if p.known]
-            # matplotlib hides labels that begin with an underscore
-            label = f" {curve.group}" if curve.group.startswith("_") else curve.group
-            (line,) = ax.plot([p.share for p in known], curve.fitted, label=label)
-            losses = np.array([p.degradation for p in measured], float)
-            ax.plot([p.share for p in measured], losses, "o", markersize=3, color=line.get_color())
-            bounds = [(p.share, p.low, p.high) for p in measured if p.low is not None and p.high is not None]
-            if bounds:
-                shares, low, high = np.array(bounds).T
-                ax.fill_between(shares, low, high, color=line.get_color(), alpha=0.15)
-        ax.set(xlabel="kept share of the units", ylabel=f"loss of {self.metric}", title="Sensitivity")
-        ax.legend(fontsize="small", ncols=2)
+            shares = [p.share for p in known]
+            losses, low, high = np.array([(p.degradation, p.low, p.high) for p in known], float).reshape(-1, 3).T
+            dashes = drawing.DASHES[index % len(drawing.DASHES)]
+            ax.plot(shares, curve.fitted, dashes, color=color, label=drawing.shown(curve.group))
+            ax.plot(shares, losses, "o", markersize=3, color=color)
+            ax.fill_between(shares, low, high, color=color, alpha=0.15)
+            ax.vlines(shares, low, high, color=color, linewidth=0.8)
+        ax.set_title("Sensitivity")
+        ax.set_xlabel("kept share of the units")
+        ax.set_ylabel(f"loss of {self.metric}", parse_math=False)
+        if self.curves:
+            for text in ax.legend(fontsize="small", ncols=2).get_texts():
+                text.set_parse_math(False)
+        return ax
+
+    def plot_heat(self, ax: Axes | None = None) -> Axes:
+        """Degradation as a heat map, one row a group, one column a tenth of its units; root scale. Returns the axes.
+
+        Where nothing is known the paper shows.
+        """
+        from matplotlib.colors import PowerNorm
+
+        table = self.to_table()
+        shares = sorted(table.columns, reverse=True)  # as in the report: from all units to few
+        ax = drawing.axes(ax, 8, drawing.tall(len(table)))
+        losses = table[shares].to_numpy(float)
+        image = ax.imshow(losses, aspect="auto", cmap=drawing.HEAT, norm=PowerNorm(0.5, vmin=0.0))
+        drawing.name_rows(ax, list(table.index))
+        ax.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
+        ax.set_xlabel("kept share of the units")
+        ax.set_title(f"loss of {self.metric}", parse_math=False, fontsize="medium")  # beside the bar there is no room
+        ax.figure.colorbar(image, ax=ax)
         return ax
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}: loss by kept share</p>{self.to_table().to_html(float_format='{:.4f}'.format)}"
+        from workbench.report import notebook
+
+        ranking = self.ranking()
+        return notebook.curves(self.to_dict(), dict(zip(ranking["group"], ranking["rank"], strict=True)))

@@ -20,15 +20,16 @@ _MANY = 12
 def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """The curves and the heat map, or None where the plan was made without curves.
 
-    Curve and row of a group have the same place, by which the page links them.
+    Without groups (None) there is no plan yet, and nothing is marked as chosen. Curve and row of a group have the same
+    place, by which the page links them.
     """
     swept = result["curves"]
     if swept is None:
         return None
-    widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
-    widths |= {curve: (units, place) for curve, units, place in _ladders(result)}
+    planned = result["groups"] is not None
+    widths = _widths(result) if planned else {}
     kept = [widths.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
-    curves = [_curve(group, width) for group, width in zip(swept["groups"], kept, strict=True)]
+    curves = [_curve(group, width, planned) for group, width in zip(swept["groups"], kept, strict=True)]
     measured = (
         point["degradation"] for group in swept["groups"] for point in _known(group) if point["degradation"] is not None
     )
@@ -37,6 +38,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     steps = 10 if max((len(group["points"]) for group in swept["groups"]), default=0) < 10 else 20
     shares = sorted({_column(p, steps) for group in swept["groups"] for p in group["points"]}, reverse=True)
     return {
+        "planned": planned,
         "metric": swept["metric"],
         "data": swept.get("data"),
         "samples": units.count(swept["samples"]),
@@ -57,6 +59,12 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _widths(result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Of each curve how many units there are, and how many the plan keeps."""
+    widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
+    return widths | {curve: (units, place) for curve, units, place in _ladders(result)}
+
+
 def _ladders(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """The curves of ranks, with how many places each has and which was chosen: the last is the layer as it was."""
     places = {f"{layer}/rank": rank["place"] for layer, rank in result.get("ranks", {}).items()}  # older ones have none
@@ -65,14 +73,14 @@ def _ladders(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     return [(g["group"], g["units"], places.get(g["group"], g["units"])) for g in curves]
 
 
-def _curve(group: Mapping[str, Any], width: tuple[int, int]) -> figure.Curve:
+def _curve(group: Mapping[str, Any], width: tuple[int, int], planned: bool) -> figure.Curve:
     # The share that was really kept: of 32 channels, 10 % are 3, which is 9.4 %.
     points = [(_share((group["units"], point["kept"])), point) for point in _known(group)]
     line = [_DENSE, *((share, _loss(point)) for share, point in points)]
     runs = groupby(points, key=lambda place: place[1]["low"] is not None)
     bands = [[(share, p["low"], p["high"]) for share, p in run] for measured, run in runs if measured]
     share = _share(width)
-    degradation = _interpolate(line, share)
+    degradation = _interpolate(line, share) if planned else None
     return figure.Curve(
         name=group["group"],
         line=line,
