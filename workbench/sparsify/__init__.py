@@ -1,0 +1,41 @@
+"""Sparsity: masks on weights, chosen by a criterion, in a pattern, over a scope, along a schedule.
+
+Every pruner is one ``Rule`` of the three first, and one stage of a ``Recipe`` with the fourth: ``prune`` gives masks in
+one shot, ``wb.Sparsifier`` follows a recipe in a training loop, ``wb.winnow_masked`` removes what is masked whole.
+"""
+
+from __future__ import annotations
+
+from workbench.sparsify.amounts import Absolute, Amount, Further
+from workbench.sparsify.criteria import (
+    Activation,
+    Criterion,
+    Fisher,
+    GeometricMedian,
+    Gradient,
+    Lamp,
+    Magnitude,
+    Movement,
+    Own,
+    Random,
+    Snip,
+    SnipMomentum,
+    Taylor,
+    Wanda,
+)  # fmt: skip
+from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
+from workbench.sparsify.oneshot import prune
+from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
+from workbench.sparsify.rule import Channels, Rule
+from workbench.sparsify.scopes import Above, Each, Erk, Scope, Shares, Together
+from workbench.sparsify.sites import Site, sites_of
+from workbench.sparsify.units import Masks
+from workbench.sparsify.view import WeightView
+
+__all__ = [
+    "Above", "Absolute", "Activation", "Amount", "Blocks", "Channels", "Criterion", "Each", "Elements", "Erk", "Fisher",
+    "Further", "GeometricMedian", "Gradient", "Lamp", "Magnitude", "Masks", "Movement", "NofM", "Own", "Pattern",
+    "Random", "Rule", "Scope", "Shares", "Site", "Slices", "Snip", "SnipMomentum", "Taylor", "Together", "Wanda",
+    "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of", "sparsity_of",
+    "total", "zeros_of",
+]  # fmt: skip
