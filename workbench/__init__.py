@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import batch, data, zoo
+    from workbench import batch, data, sparsify, zoo
     from workbench.allocate import Unreachable, round_ranks
     from workbench.allocate.budget import Budget
     from workbench.artefact import restore
@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     from workbench.refine import Refined, Refinement
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
+    from workbench.sparsify import Sparsifier
     from workbench.study import Study, compress
     from workbench.verification import Verification, verify
 
 _HOMES = {
-    "workbench": ("batch", "data", "zoo"),
+    "workbench": ("batch", "data", "sparsify", "zoo"),
     "workbench.allocate": ("Unreachable", "round_ranks"),
     "workbench.allocate.budget": ("Budget",),
     "workbench.artefact": ("restore",),
@@ -57,6 +58,7 @@ _HOMES = {
     "workbench.refine": ("Refined", "Refinement"),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
+    "workbench.sparsify": ("Sparsifier",),
     "workbench.study": ("Study", "compress"),
     "workbench.verification": ("Verification", "verify"),
 }
@@ -65,9 +67,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Finetuned", "Front",
     "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
-    "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification", "batch", "compress",
-    "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore", "round_ranks", "trace", "verify",
-    "zoo",
+    "Refused", "Result", "SensitivityCurves", "Sparsifier", "Statistics", "Study", "Unreachable", "Verification",
+    "batch", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore",
+    "round_ranks", "sparsify", "trace", "verify", "zoo",
 ]  # fmt: skip
 
 

@@ -26,16 +26,33 @@ from workbench.sparsify.criteria import (
 from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
 from workbench.sparsify.oneshot import prune
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
+from workbench.sparsify.penalties import GroupLasso, Growing, Penalty, Slimming
 from workbench.sparsify.rule import Channels, Rule
+from workbench.sparsify.schedules import (
+    Alternating,
+    Cosine,
+    Cubic,
+    Exponential,
+    Late,
+    Linear,
+    OneShot,
+    Polynomial,
+    Rounds,
+    Schedule,
+)  # fmt: skip
 from workbench.sparsify.scopes import Above, Each, Erk, Scope, Shares, Together
 from workbench.sparsify.sites import Site, sites_of
+from workbench.sparsify.sparsifier import Sparsifier
+from workbench.sparsify.stages import Hold, Prune, Recipe, Regrow
 from workbench.sparsify.units import Masks
 from workbench.sparsify.view import WeightView
 
 __all__ = [
-    "Above", "Absolute", "Activation", "Amount", "Blocks", "Channels", "Criterion", "Each", "Elements", "Erk", "Fisher",
-    "Further", "GeometricMedian", "Gradient", "Lamp", "Magnitude", "Masks", "Movement", "NofM", "Own", "Pattern",
-    "Random", "Rule", "Scope", "Shares", "Site", "Slices", "Snip", "SnipMomentum", "Taylor", "Together", "Wanda",
-    "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of", "sparsity_of",
-    "total", "zeros_of",
+    "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion",
+    "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient",
+    "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Movement", "NofM", "OneShot",
+    "Own", "Pattern", "Penalty", "Polynomial", "Prune", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule",
+    "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor", "Together",
+    "Wanda", "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of",
+    "sparsity_of", "total", "zeros_of",
 ]  # fmt: skip

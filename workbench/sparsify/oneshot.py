@@ -15,7 +15,7 @@ from workbench.sparsify.evidence import ACTIVATIONS, activations, gradients
 from workbench.sparsify.masks import fitting
 from workbench.sparsify.rule import Rule, merged, scored_sites
 from workbench.sparsify.units import Masks, Units
-from workbench.sparsify.view import WeightView, plain
+from workbench.sparsify.view import views_of
 
 
 def prune(
@@ -70,26 +70,11 @@ def _looks(
         raise ValueError(f"{rule.criterion} needs {', '.join(sorted(needs))}; give calibration= and, if need be, loss=")
     seen = activations(model, sites, needs & ACTIVATIONS, calibration) if needs & ACTIVATIONS else {}
     every = gradients(model, calibration, loss, seed) if "gradient" in needs else [{}]
+    weights: dict[str, Tensor] = {site.name: model.get_parameter(site.name).detach() for site in sites}
+    for name in weights.keys() & masks.keys():
+        weights[name] = weights[name].masked_fill(~masks[name].to(weights[name].device), 0)
     for grads in every:
-        yield views_of(model, sites, masks, seen, grads, seed)
-
-
-def views_of(
-    model: nn.Module, sites: Any, masks: Mapping[str, Tensor], seen: Mapping[str, Mapping[str, Tensor]],
-    grads: Mapping[str, Tensor], seed: int,
-) -> dict[str, WeightView]:  # fmt: skip
-    """What a criterion sees of some tensors, whose masked weights are zero."""
-    views = {}
-    for site in sites:
-        weight = plain(model.get_parameter(site.name))
-        if site.name in masks:
-            weight = weight.masked_fill(~masks[site.name].to(weight.device), 0)
-        gathered = {what: found[site.name] for what, found in seen.items() if site.name in found}
-        gradient = grads.get(site.name)
-        views[site.name] = WeightView(
-            site, weight, seed, gradient=None if gradient is None else plain(gradient), **gathered
-        )
-    return views
+        yield views_of(weights, sites, seen, grads, seed)
 
 
 def _ones(model: nn.Module, name: str) -> Tensor:

@@ -6,7 +6,7 @@ compete. It refuses a shape that does not divide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -54,7 +54,7 @@ class Elements(Pattern):
     """Single elements, which compete in the whole tensor, or with those of the same output (Wanda)."""
 
     by_row: bool = False
-    reduce: Reduce = average
+    reduce: Reduce = field(default=average, repr=False)
 
     def cells(self, site: Site, tensor: Tensor) -> Tensor:
         if not self.by_row:
@@ -73,7 +73,7 @@ class NofM(Pattern):
 
     n: int = 2
     m: int = 4
-    reduce: Reduce = average
+    reduce: Reduce = field(default=average, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
@@ -99,7 +99,7 @@ class Blocks(Pattern):
 
     rows: int
     columns: int = 1
-    reduce: Reduce = average
+    reduce: Reduce = field(default=average, repr=False)
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.columns < 1:
@@ -122,7 +122,7 @@ class Slices(Pattern):
     """All with the same place in dimension ``dim`` of ``[out, in / groups, kernel...]``."""
 
     dim: int = 0
-    reduce: Reduce = average
+    reduce: Reduce = field(default=average, repr=False)
 
     def cells(self, site: Site, tensor: Tensor) -> Tensor:
         if not 0 <= self.dim < tensor.ndim:

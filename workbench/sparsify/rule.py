@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Channels:
     """
 
     groups: tuple[str, ...] = ()
-    aggregate: Aggregate = members_total
+    aggregate: Aggregate = field(default=members_total, repr=False)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.graph.groups import ChannelGroup
+from workbench.graph.groups import ChannelGroup, Member
 from workbench.graph.trace import ChannelGraph
 from workbench.select.path import by_unit
 from workbench.select.ranking import Aggregate
 from workbench.sparsify.criteria.base import Criterion
-from workbench.sparsify.patterns import Pattern
+from workbench.sparsify.patterns import Pattern, total
 from workbench.sparsify.sites import Site
 from workbench.sparsify.view import WeightView
 
@@ -50,6 +50,10 @@ class TensorUnits:
         """What one look says of the units, ``[sets, units]``."""
         elements = criterion.elements(views[self.name])
         return criterion.units(self.pattern.cells(self.site, elements), self.pattern.reduce)
+
+    def parts(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The elements of each unit, ``[units, elements]``."""
+        return self.pattern.cells(self.site, tensors[self.name]).flatten(0, 1)
 
     def present(self, masks: Mapping[str, Tensor]) -> Tensor:
         """Which units have an element that is not masked, bool ``[sets, units]``."""
@@ -97,14 +101,18 @@ class GroupUnits:
 
     def scores(self, criterion: Criterion, views: Mapping[str, WeightView]) -> Tensor:
         """What one look says of the units, ``[1, units]``."""
-        found, scored = [], {site.name for site in self.scored}
-        for member in self.group.members:
-            if member.role == "out" and member.tensor in scored:
-                elements = criterion.elements(views[member.tensor]).movedim(member.dim, 0).flatten(1)
-                found.append(criterion.units(by_unit(elements, member.indices)[None], lambda cells: cells.sum(-1))[0])
-        if not found:
-            raise ValueError(f"no weight makes the channels of group {self.name!r}; ignore it")
-        return self.aggregate(torch.stack(found))[None]
+        elements = {name: criterion.elements(views[name]) for name in dict.fromkeys(m.tensor for m in self._makers)}
+        cells = [_cells(member, elements)[None] for member in self._makers]
+        return self.aggregate(torch.stack([criterion.units(some, total)[0] for some in cells]))[None]
+
+    def parts(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The elements of each unit in all weights that make it, ``[units, elements]``."""
+        return torch.cat([_cells(member, tensors) for member in self._makers], 1)
+
+    @property
+    def _makers(self) -> list[Member]:
+        scored = {site.name for site in self.scored}
+        return [m for m in self.group.members if m.role == "out" and m.tensor in scored]
 
     def present(self, masks: Mapping[str, Tensor]) -> Tensor:
         """Which units have an element that is not masked, bool ``[1, units]``."""
@@ -128,6 +136,10 @@ class GroupUnits:
         return masks
 
 
+def _cells(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
+    return by_unit(tensors[member.tensor].movedim(member.dim, 0).flatten(1), member.indices)
+
+
 Units = TensorUnits | GroupUnits
 
 
@@ -141,4 +153,5 @@ def group_units(graph: ChannelGraph, aggregate: Aggregate, names: tuple[str, ...
     """
     groups = [graph[name] for name in names] if names else list(graph.exact)
     sites = {name: Site(name, tensor.shape) for name, tensor in graph.parameters.items()}
-    return [GroupUnits(group, sites, aggregate) for group in groups]
+    found = [GroupUnits(group, sites, aggregate) for group in groups]
+    return [one for one in found if one.scored or names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,3 +49,16 @@ class WeightView:
 def plain(tensor: Tensor) -> Tensor:
     """A tensor without its history, in float32 at least."""
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def views_of(
+    weights: Mapping[str, Tensor], sites: Sequence[Site], seen: Mapping[str, Mapping[str, Tensor]],
+    grads: Mapping[str, Tensor], seed: int,
+) -> dict[str, WeightView]:  # fmt: skip
+    """What a criterion sees of some tensors; ``seen`` by what was gathered, then by tensor."""
+    views = {}
+    for site in sites:
+        gathered = {what: found[site.name] for what, found in seen.items() if site.name in found}
+        gradient = plain(grads[site.name]) if site.name in grads else None
+        views[site.name] = WeightView(site, plain(weights[site.name]), seed, gradient, **gathered)
+    return views
