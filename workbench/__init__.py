@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from workbench.refine import Refined, Refinement
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
-    from workbench.sparsify import Sparsifier
+    from workbench.sparsify import Sparsifier, winnow_masked
     from workbench.study import Study, compress
     from workbench.verification import Verification, verify
 
@@ -58,7 +58,7 @@ _HOMES = {
     "workbench.refine": ("Refined", "Refinement"),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
-    "workbench.sparsify": ("Sparsifier",),
+    "workbench.sparsify": ("Sparsifier", "winnow_masked"),
     "workbench.study": ("Study", "compress"),
     "workbench.verification": ("Verification", "verify"),
 }
@@ -69,7 +69,7 @@ __all__ = [
     "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
     "Refused", "Result", "SensitivityCurves", "Sparsifier", "Statistics", "Study", "Unreachable", "Verification",
     "batch", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore",
-    "round_ranks", "sparsify", "trace", "verify", "zoo",
+    "round_ranks", "sparsify", "trace", "verify", "winnow_masked", "zoo",
 ]  # fmt: skip
 
 

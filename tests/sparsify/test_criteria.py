@@ -165,9 +165,11 @@ def test_channels_are_scored_as_select_scores_them() -> None:
     masks = sp.prune(model, 1, sp.Rule(sp.Magnitude(1), sp.Channels(), layers=("0",)), graph=graph)
     path = L1()(GroupView(graph["0"], (), graph.program.tensors, {}))
     gone = graph["0"].members[0].indices[path.order[0]]
+    readers = masks.pop("3.weight")
     assert set(masks) == {"0.weight", "0.bias", "1.weight", "1.bias"}
     for mask in masks.values():
         assert (~mask).reshape(4, -1).all(1).nonzero().flatten().tolist() == list(gone)
+    assert (~readers).movedim(1, 0).flatten(1).all(1).nonzero().flatten().tolist() == [gone[0] % 2]
 
 
 def test_a_criterion_of_the_users_own() -> None:

@@ -46,6 +46,7 @@ from workbench.sparsify.sparsifier import Sparsifier
 from workbench.sparsify.stages import Hold, Prune, Recipe, Regrow
 from workbench.sparsify.units import Masks
 from workbench.sparsify.view import WeightView
+from workbench.sparsify.winnow import winnow_masked
 
 __all__ = [
     "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion",
@@ -54,5 +55,5 @@ __all__ = [
     "Own", "Pattern", "Penalty", "Polynomial", "Prune", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule",
     "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor", "Together",
     "Wanda", "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of",
-    "sparsity_of", "total", "zeros_of",
+    "sparsity_of", "total", "winnow_masked", "zeros_of",
 ]  # fmt: skip

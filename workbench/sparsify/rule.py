@@ -25,9 +25,9 @@ from workbench.sparsify.view import WeightView
 class Channels:
     """Units of the channel groups of a traced model: coupled channels, whole attention heads, hidden units.
 
-    All that makes a unit is masked, and the norms it passes, so that ``winnow_masked`` can remove it. ``groups`` names
-    some; by default all whose removal changes the meaning of no operation. ``aggregate`` is that of a unit's members,
-    as in ``workbench.select``.
+    All that makes a unit is masked, the norms it passes, and the weights that read it, which is what removing it means:
+    ``winnow_masked`` takes it out. ``groups`` names some; by default all whose removal changes the meaning of no
+    operation. ``aggregate`` is that of a unit's members, as in ``workbench.select``.
     """
 
     groups: tuple[str, ...] = ()

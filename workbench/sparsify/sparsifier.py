@@ -254,8 +254,8 @@ class Sparsifier:
         missing = [name for name, gradient in found.items() if gradient is None]
         if missing and self.steps:
             raise ValueError(
-                f"{missing[0]} has no gradient, and a criterion needs it; call step() before zero_grad(), or ignore this "
-                "layer"
+                f"{missing[0]} has no gradient, and a criterion needs it; call step() before zero_grad(), or ignore "
+                "the layer"
             )
         grads = {name: gradient for name, gradient in found.items() if gradient is not None}
         seen = {}

@@ -69,7 +69,7 @@ class TensorUnits:
 
 @dataclass(frozen=True)
 class GroupUnits:
-    """The units of a channel group: in all tensors that make its channels or that the channels pass, masked together.
+    """The units of a channel group: all that makes them, that they pass and that reads them, masked together.
 
     Scored by the weights that make them, as in ``workbench.select``; biases are no measure of what a channel carries.
     """
@@ -85,8 +85,8 @@ class GroupUnits:
 
     @property
     def masked(self) -> dict[str, torch.Size]:
-        """The tensors that are masked: layers that read the channels keep their weights, buffers their values."""
-        names = [m.tensor for m in self.group.members if m.role != "in" and m.tensor in self.sites]
+        """The tensors that are masked: all its parameters."""
+        names = [member.tensor for member in self.group.members if member.tensor in self.sites]
         return {name: self.sites[name].shape for name in names}
 
     @property
@@ -115,7 +115,7 @@ class GroupUnits:
         return [m for m in self.group.members if m.role == "out" and m.tensor in scored]
 
     def present(self, masks: Mapping[str, Tensor]) -> Tensor:
-        """Which units have an element that is not masked, bool ``[1, units]``."""
+        """Which units have an element that is not masked in all that makes them, bool ``[1, units]``."""
         present = torch.zeros(self.group.units, dtype=torch.bool)
         for member in self.group.members:
             if member.tensor in self.masked and member.role != "in":
@@ -128,7 +128,7 @@ class GroupUnits:
         """The masks that keep these units, ``[1, units]``."""
         masks = {name: torch.ones(shape, dtype=torch.bool, device=kept.device) for name, shape in self.masked.items()}
         for member in self.group.members:
-            if member.tensor in masks and member.role != "in":
+            if member.tensor in masks:
                 gone = [index for unit, stays in zip(member.indices, kept[0].tolist(), strict=True)
                         if not stays for index in unit]  # fmt: skip
                 places = torch.tensor(gone, dtype=torch.long, device=kept.device)
