@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import workbench as wb
 from tests.models import TOYS, Lambda, Toy, call, difference
 from workbench import sparsify as sp
-from workbench.graph.dead import dead_units
+from workbench.graph.dead import dead_units, readings_of
 from workbench.sparsify import winnow
 
 SLOW = {"vgg": pytest.mark.slow, "mobilenetv2": pytest.mark.slow}
@@ -225,8 +225,10 @@ def test_a_constant_that_differs_from_token_to_token_is_attended_to(moving: bool
     mask = torch.ones(6, 4, dtype=torch.bool)
     mask[2:4] = False
     x = torch.randn(3, 5, 4)
-    dead = dead_units(wb.trace(sp.mask_(copy.deepcopy(model), {"value.weight": mask}), x))
-    assert dead.units["value"] == (() if moving else (2, 3))
+    graph = wb.trace(sp.mask_(copy.deepcopy(model), {"value.weight": mask}), x)
+    reading = readings_of(graph)[next(layer.node for layer in graph.layers if layer.name == "read")]
+    assert reading.constant.nonzero().flatten().tolist() == ([] if moving else [2, 3])
+    assert dead_units(graph).units["value"] == (() if moving else (2, 3))
     small = wb.winnow_masked(model, {"value.weight": mask}, x)
     assert apart(sp.mask_(copy.deepcopy(model), {"value.weight": mask}), small, x) < 1e-6
 
