@@ -261,3 +261,13 @@ def test_heads_leave_through_their_group() -> None:
     rows = masks["blocks.0.qkv.weight"].any(1).view(3, 6, 16)  # query, key, value; heads; features
     assert (rows == rows[:1, :, :1]).all()
     assert int((~rows[0, :, 0]).sum()) == 2
+
+
+def test_what_is_gone_already_may_be_more_than_a_pattern_lets_leave() -> None:
+    """Three of four inputs are masked before: 2:4 then has nothing to take there, and two elsewhere."""
+    model = nn.Sequential(nn.Linear(8, 3))
+    before = torch.ones(3, 8, dtype=torch.bool)
+    before[:, :3] = False
+    masks = sp.prune(model, 0.5, sp.Rule(pattern=sp.NofM()), masks={"0.weight": before})
+    assert masks["0.weight"][:, :4].tolist() == [[False, False, False, True]] * 3
+    assert masks["0.weight"][:, 4:].sum(1).tolist() == [2, 2, 2]

@@ -7,6 +7,7 @@ one shot, ``wb.Sparsifier`` follows a recipe in a training loop, ``wb.winnow_mas
 from __future__ import annotations
 
 from workbench.sparsify.amounts import Absolute, Amount, Further
+from workbench.sparsify.convert import Converted, from_nni, from_sparseml
 from workbench.sparsify.criteria import (
     Activation,
     Criterion,
@@ -27,6 +28,7 @@ from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
 from workbench.sparsify.oneshot import prune
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
 from workbench.sparsify.penalties import GroupLasso, Growing, Penalty, Slimming
+from workbench.sparsify.recipe_file import BadRecipe, Program, Training, read_recipe
 from workbench.sparsify.rule import Channels, Rule
 from workbench.sparsify.schedules import (
     Alternating,
@@ -49,11 +51,12 @@ from workbench.sparsify.view import WeightView
 from workbench.sparsify.winnow import winnow_masked
 
 __all__ = [
-    "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion",
-    "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient",
-    "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Movement", "NofM", "OneShot",
-    "Own", "Pattern", "Penalty", "Polynomial", "Prune", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule",
-    "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor", "Together",
-    "Wanda", "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of",
-    "sparsity_of", "total", "winnow_masked", "zeros_of",
+    "Above", "Absolute", "Activation", "Alternating", "Amount", "BadRecipe", "Blocks", "Channels", "Converted",
+    "Cosine", "Criterion", "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian",
+    "Gradient", "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Movement", "NofM",
+    "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Program", "Prune", "Random", "Recipe", "Regrow", "Rounds",
+    "Rule", "Schedule", "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor",
+    "Together", "Training", "Wanda", "WeightView", "average", "check", "columns", "from_nni", "from_sparseml",
+    "greatest", "mask_", "prune", "read_recipe", "rows", "sites_of", "sparsity_of", "total", "winnow_masked",
+    "zeros_of",
 ]  # fmt: skip
