@@ -53,14 +53,18 @@ def test_each_layer_loses_exactly(pattern: str, equal: bool, amount: float) -> N
 
 @pytest.mark.parametrize("equal", [False, True], ids=["", "all equal"])
 @pytest.mark.parametrize("scope", [sp.Together(), sp.Together(0.1, 0.7), sp.Erk()], ids=repr)
+@pytest.mark.parametrize("pattern", ["elements", "rows", "blocks"])
 @given(amount=st.floats(0.2, 0.6))
-@settings(max_examples=12, deadline=None)
-def test_all_together_lose_exactly(scope: sp.Scope, equal: bool, amount: float) -> None:
-    masks = sp.prune(net(equal), amount, sp.Rule(scope=scope))
-    assert sum(map(gone, masks.values())) == round(amount * sum(SIZES.values()))
+@settings(max_examples=6, deadline=None)
+def test_all_together_lose_exactly(pattern: str, scope: sp.Scope, equal: bool, amount: float) -> None:
+    arrangement, units = PATTERNS[pattern]
+    masks = sp.prune(net(equal), amount, sp.Rule(pattern=arrangement, scope=scope))
+    lost = {name: gone(masks[name]) // size for name, (_, size) in units.items()}
+    assert {name: gone(mask) for name, mask in masks.items()} == {n: lost[n] * size for n, (_, size) in units.items()}
+    assert sum(lost.values()) == round(amount * sum(count for count, _ in units.values()))
     if isinstance(scope, sp.Together):
-        for name, size in SIZES.items():
-            assert round(scope.minimum * size) <= gone(masks[name]) <= round(scope.maximum * size)
+        for name, (count, _) in units.items():
+            assert round(scope.minimum * count) <= lost[name] <= round(scope.maximum * count)
 
 
 def test_ties_go_by_their_place() -> None:
