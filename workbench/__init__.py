@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workbench import batch, data, zoo
+    from workbench import batch, data, sparsify, zoo
     from workbench.allocate import Unreachable, round_ranks
     from workbench.allocate.budget import Budget
     from workbench.artefact import restore
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from workbench.report import compare
     from workbench.result import Result
     from workbench.sensitivity import SensitivityCurves
+    from workbench.sparsify import Sparsifier, winnow_masked
     from workbench.study import Study, compress
     from workbench.verification import Verification, verify
 
 _HOMES = {
-    "workbench": ("batch", "data", "zoo"),
+    "workbench": ("batch", "data", "sparsify", "zoo"),
     "workbench.allocate": ("Unreachable", "round_ranks"),
     "workbench.allocate.budget": ("Budget",),
     "workbench.artefact": ("restore",),
@@ -59,6 +60,7 @@ _HOMES = {
     "workbench.report": ("compare",),
     "workbench.result": ("Result",),
     "workbench.sensitivity": ("SensitivityCurves",),
+    "workbench.sparsify": ("Sparsifier", "winnow_masked"),
     "workbench.study": ("Study", "compress"),
     "workbench.verification": ("Verification", "verify"),
 }
@@ -66,10 +68,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Finetuned", "Front",
-    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined",
-    "Refinement", "Refused", "Result", "SensitivityCurves", "Statistics", "Study", "Unreachable", "Verification",
-    "batch", "compare", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency",
-    "restore", "round_ranks", "trace", "verify", "zoo",
+    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
+    "Refused", "Result", "SensitivityCurves", "Sparsifier", "Statistics", "Study", "Unreachable", "Verification",
+    "batch", "compare", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore",
+    "round_ranks", "sparsify", "trace", "verify", "winnow_masked", "zoo",
 ]  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class Known:
             return moving.to(own.dtype) if isinstance(own, Tensor) and own.is_floating_point() else _like(own, 1.0)
         if op in BINARY:
             return self._combined(node)
+        if op == "scaled_dot_product_attention":
+            return self._attended(node, arguments)
         if op in JOINED and not any(used.name in self.moving for used in node.all_input_nodes[1:] if op in BY_PLACES):
             try:
                 return self._run(node, self.moving)
@@ -95,6 +97,17 @@ class Known:
             channels = op_name(node) not in ("layer_norm", "rms_norm")
             moving = moving * (own.view(-1, *[1] * (moving.ndim - 2)) if channels else own)
         return [moving, *([None] * 2)] if op_name(node) == NORMS[1] else moving
+
+    def _attended(self, node: Node, arguments: dict[str, Any]) -> Any:
+        """A weighted mean of the values: a feature that is the same in all tokens comes out as it is."""
+        value, own = self.values[arguments["value"].name], self.values[node.name]
+        moving = self.moving.get(arguments["value"].name, _like(value, 0.0)).amax(-2, keepdim=True)
+        moving = moving + (value.amax(-2, keepdim=True) != value.amin(-2, keepdim=True)).to(moving)
+        if arguments["attn_mask"] is not None or arguments["dropout_p"] or moving.ndim != own.ndim:
+            return _like(own, 1.0)  # a query whose keys are all masked has no mean
+        if moving.shape[:-2] != own.shape[:-2]:  # grouped queries
+            moving = moving.repeat_interleave(own.shape[-3] // moving.shape[-3], -3)
+        return moving.expand(own.shape)
 
     def _combined(self, node: Node) -> Any:
         values = {used: self.values[used.name] for used in node.all_input_nodes}

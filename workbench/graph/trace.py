@@ -60,20 +60,25 @@ class Layer:
         return self.op in PRODUCTS
 
     def turned(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight as a convolution's, ``[out, in / groups, kernel...]``, and such a one as the layer's own again.
-
-        A transposed convolution is one over its input with zeros between, with its kernel backwards.
-        """
+        """The weight as a convolution's, ``[out, in / groups, kernel...]``, and such a one as the layer's own again."""
         if self.product:
             return weight.mT
         if not self.transposed:
             return weight
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
+        return turned(weight, self.groups)
 
     @property
     def channel_dim(self) -> int:
         """The dimension of the channels, of what it reads and of what it makes, from the last: -3 of a conv2d."""
         return 1 - len(self.shape)
+
+
+def turned(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """A transposed convolution's weight as a convolution's, ``[out, in / groups, kernel...]``, and back again.
+
+    A transposed convolution is one over its input with zeros between, with its kernel backwards.
+    """
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(*range(2, weight.ndim))
 
 
 @dataclass(frozen=True)

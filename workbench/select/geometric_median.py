@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from workbench.select.path import GroupView, Path
+from workbench.select.path import GroupView, Path, by_unit
 from workbench.select.ranking import Aggregate, mean, ranked
 
 
@@ -23,9 +23,11 @@ class GeometricMedian:
 
     def __call__(self, view: GroupView) -> Path:
         scores = [torch.zeros(view.group.units, dtype=torch.float64)]
-        for rows, units in view.makers():
-            widest = max(map(len, units))
-            each = [rows[list(unit)].flatten() for unit in units]
-            filters = torch.stack([F.pad(one, (0, widest * rows.shape[1] - len(one))) for one in each])
-            scores.append(torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1))
+        scores += [distances(by_unit(rows, units)) for rows, units in view.makers()]
         return ranked(view, self.aggregate(torch.stack(scores[1:] or scores)))
+
+
+def distances(filters: Tensor) -> Tensor:
+    """The sum of the Euclidean distances of each filter to all others, ``[..., filters, weights]`` to
+    ``[..., filters]``."""
+    return torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ class L1:
     aggregate: Aggregate = total
 
     def __call__(self, view: GroupView) -> Path:
-        return ranked(view, self.aggregate(_sums(view, torch.abs)))
+        return ranked(view, self.aggregate(_sums(view, lambda weight: powers(weight, 1))))
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,15 @@ class L2:
     aggregate: Aggregate = total
 
     def __call__(self, view: GroupView) -> Path:
-        return ranked(view, self.aggregate(_sums(view, torch.square)))
+        return ranked(view, self.aggregate(_sums(view, lambda weight: powers(weight, 2))))
 
 
-def _sums(view: GroupView, element: Aggregate) -> Tensor:
+def powers(weight: Tensor, p: float) -> Tensor:
+    """Score of an element: ``|w|^p``. Summed over a unit it orders the units as their p-norm does."""
+    return weight.abs() if p == 1 else weight.abs().pow(p)
+
+
+def _sums(view: GroupView, element: Callable[[Tensor], Tensor]) -> Tensor:
     """The elements' scores added up over the units, ``[members, units]``."""
     return torch.stack(
         [torch.stack([element(rows[list(unit)]).sum() for unit in units]) for rows, units in view.makers()]

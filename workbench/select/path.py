@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workbench.blocks import Blocks
@@ -94,6 +95,13 @@ class GroupView:
             if len(left) == 1:
                 free[left] = False
         return free if present.sum() > 1 else torch.zeros_like(present)
+
+
+def by_unit(rows: Tensor, units: Sequence[Sequence[int]]) -> Tensor:
+    """The weights ``[channels, ...]`` of each unit side by side, filled up with zeros, ``[units, width]``."""
+    each = [rows[list(unit)].flatten() for unit in units]
+    widest = max(map(len, each))
+    return torch.stack([F.pad(one, (0, widest - len(one))) for one in each])
 
 
 def batch_norm_scales(program: Program) -> list[str]:

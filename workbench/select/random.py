@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from workbench.select.path import GroupView, Path
 from workbench.select.ranking import ranked
@@ -18,6 +19,11 @@ class Random:
     seed: int = 0
 
     def __call__(self, view: GroupView) -> Path:
-        digest = hashlib.sha256(f"{self.seed} {view.group.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return ranked(view, torch.rand(view.group.units, generator=generator, dtype=torch.float64))
+        return ranked(view, drawn(f"{self.seed} {view.group.name}", view.group.units))
+
+
+def drawn(key: str, count: int) -> Tensor:
+    """Uniform numbers that follow from a text alone, float64 ``[count]``."""
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(count, generator=generator, dtype=torch.float64)

@@ -1,0 +1,100 @@
+"""Recipes as values: what happens to a model's weights while it is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from workbench.sparsify.criteria import Criterion, Gradient, Magnitude
+from workbench.sparsify.penalties import Penalty
+from workbench.sparsify.rule import Rule
+from workbench.sparsify.schedules import Schedule
+
+UNITS = ("steps", "epochs")
+
+
+@dataclass(frozen=True)
+class Regrow:
+    """RigL (Evci et al. 2020): every so often a share of what is left goes, and as much grows where the gradient is
+    largest, from zero. The share falls from ``share`` as a half cosine, to 0 at ``until``."""
+
+    every: float
+    until: float
+    share: float = 0.3
+    drop: Criterion = Magnitude()
+    grow: Criterion = Gradient()
+
+    def __post_init__(self) -> None:
+        if not (self.every > 0 and self.until > 0 and 0 < self.share <= 1):
+            raise ValueError(f"{self} cannot be; every and until are above 0, share is above 0 and at most 1")
+
+    def fraction(self, time: float) -> float:
+        """The share that moves at a time since the stage began."""
+        return self.share / 2 * (1 + math.cos(math.pi * time / self.until)) if time < self.until else 0.0
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Masks grow along a schedule.
+
+    Parameters
+    ----------
+    schedule : time to the share that is masked
+    rule : which weights
+    every : how often the masks are chosen anew, in the recipe's unit; 0 for every step that changes the share
+    returning : masked weights compete at every update, with the value that they had, and may come back (movement)
+    reset_momentum : where weights come back, all momentum of these tensors is set to zero, not only theirs (AC/DC)
+    rewind : the time to whose weights the model returns whenever masks are chosen (lottery tickets)
+    regrow : masked weights may come back from zero while the share stays (RigL)
+    """
+
+    schedule: Schedule
+    rule: Rule = Rule()
+    every: float = 0
+    returning: bool = False
+    reset_momentum: bool = False
+    rewind: float | None = None
+    regrow: Regrow | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or (self.rewind is not None and self.rewind < 0):
+            raise ValueError(f"every={self.every} and rewind={self.rewind} are times; give 0 or more")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What is zero when it begins stays zero: a sparse model is trained further (SparseML's constant modifier)."""
+
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+    begin: float = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stages, which may overlap: a weight is masked where any stage masks it. ``penalties`` are terms of the loss."""
+
+    stages: tuple[Prune | Hold, ...]
+    penalties: tuple[Penalty, ...] = ()
+    unit: str = "steps"
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"a recipe counts {self.unit!r}; give {' or '.join(UNITS)}")
+
+
+def described(value: Any) -> str:
+    """A value as text that is the same in every process: functions by their name, and all fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = (f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__qualname__}({', '.join(inside)})"
+    if isinstance(value, tuple | list | frozenset):
+        items = sorted(map(described, value)) if isinstance(value, frozenset) else map(described, value)
+        return f"({', '.join(items)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {described(item)}' for key, item in value.items())}}}"
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return repr(value)
