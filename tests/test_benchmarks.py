@@ -204,3 +204,14 @@ def test_latency(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row["plan_predicted_ms"] <= 0.9 * row["dense_predicted_ms"] + 1e-3
     assert row["met"] == (row["plan_share"] <= 0.9)
     assert len(row["predicted_measured_ms"]) == 1 + len(latency.SHARES)
+
+
+def test_opening(capsys: pytest.CaptureFixture[str]) -> None:
+    opening = load("opening")
+    if not Path(opening.BROWSER["executable_path"]).exists():
+        pytest.skip("needs a browser: apt-get install -y chromium")
+    pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
+    opening.main(["--layers", "20", "--times", "3"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] < 60_000  # twenty layers, nine widths
+    assert 0 < found["seconds"] == sorted(found["all_seconds"])[1]
