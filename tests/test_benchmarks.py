@@ -227,3 +227,14 @@ def test_sparsity(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "| way | masked | accuracy | points lost |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         sparsity.main([*asked, "--epochs", "3"])
+
+
+def test_opening(capsys: pytest.CaptureFixture[str]) -> None:
+    opening = load("opening")
+    if not Path(opening.BROWSER["executable_path"]).exists():
+        pytest.skip("needs a browser: apt-get install -y chromium")
+    pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
+    opening.main(["--layers", "20", "--times", "3"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["bytes"] < 60_000  # twenty layers, nine widths
+    assert 0 < found["seconds"] == sorted(found["all_seconds"])[1]

@@ -248,3 +248,21 @@ def test_ticks_are_few_and_within(low: float, height: float) -> None:
     assert len(values) <= 6
     slack = 1e-6 * height + 1e-9 * abs(low)
     assert all(low - slack <= value <= low + height + slack for value in values)
+
+
+def test_dots_stand_at_their_cost_and_score() -> None:
+    dots = [scatter.Dot(0, 0, 0, 1.0, 0.5, (0.4, 0.6)), scatter.Dot(1, 0, 0, 2.0, 0.9, None)]
+    figure = scatter.plot(dots, [(4.0, 1.0)], str)
+    (first, second), (original,) = (
+        [tuple(map(int, place)) for place in re.findall(rf'<path class={css} d="M(\d+) (\d+)h0"', figure)]
+        for css in ("pick", "was")
+    )
+    assert (first[0], second[0], original[0]) == (125, 250, 500)  # from 0 to the dearest
+    bottom, top = 0.4 - 0.06 * 0.6, 1.0 + 0.06 * 0.6
+    assert [round(500 * (top - score) / (top - bottom)) for score in (0.5, 0.9, 1.0)] == [
+        first[1], second[1], original[1],
+    ]  # fmt: skip
+    (span,) = re.findall(r'<path class=span d="M125 (\d+)l0-(\d+)"', figure)
+    assert int(span[0]) > first[1] > int(span[0]) - int(span[1])
+    assert figure.count("class=join") == 1  # both are of one series
+    assert re.findall(r"<text[^>]*>([12])</text></g>", figure) == ["1", "2"]

@@ -37,7 +37,7 @@ class Inputs:
             return cls((), dict(given))
         raise TypeError(
             f"model inputs are a tensor, a tuple (positional) or a dict (keyword), not {type(given).__name__}"
-            + ("; make the list a tuple" if isinstance(given, list) else "")
+            + ("; make the list a tuple, with no labels in it" if isinstance(given, list) else "")
         )
 
     def tensors(self) -> list[Tensor]:
