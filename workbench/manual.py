@@ -109,7 +109,8 @@ def plan_by_hand(graph: ChannelGraph, search: Search, settings: Mapping[Pattern,
 
 def concerned(graph: ChannelGraph, settings: Mapping[Pattern, Setting]) -> tuple[set[str], set[str]]:
     """The layers whose rank is set, and the groups of which some channels are to stay."""
-    low, read = set(), set()
+    low: set[str] = set()
+    read: set[str] = set()
     for pattern, setting in settings.items():
         (low if _lowers_rank(setting) else read).update(layer.name for layer in layers_like(graph, pattern))
     groups = {name for name, readers in graph.consumers.items() if read & {layer.name for layer in readers}}
