@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from cells import Cell, Row, Store, summary
+from cells import Cell, Row, Store, markdown, summary
 from peers import Aimet, TorchPruning
 from tqdm.auto import tqdm
 from ways import NONE, NORMS, OURS, REFINED, REPAIRS, SQUARES, Peers, Ranks, Workbench, accuracy_of, macs_of
@@ -78,31 +78,6 @@ def measure(cells: Sequence[Cell], store: Store) -> None:
         store.add(cell, {"macs_ratio": macs_of(small) / known[cell.network], "cpu_seconds": seconds}, hits)
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """One line a network, method and repair, one column a target with the points of accuracy lost."""
-    targets = sorted({row["target"] for row in rows}, reverse=True)
-    lines = [["network", "method", "repair", *(f"{target:.0%} of the MACs" for target in targets)]]
-    lines.append(["---", "---", "---", *("---:" for _ in targets)])
-    for place in sorted({_place(row) for row in rows}, key=[_place(row) for row in rows].index):
-        found = {row["target"]: row for row in rows if _place(row) == place}
-        lines.append([*place, *(_cell(found.get(target)) for target in targets)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _place(row: Row) -> tuple[str, str, str]:
-    return row["network"], row["method"], row["repair"]
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    if "failed" in row:
-        return "failed"
-    low, high = row["interval"]
-    delivered = "" if row["macs_ratio"] > row["target"] - 0.015 else f" at {row['macs_ratio']:.0%}"
-    return f"{-row['loss']:+.2f} [{-high:+.2f}, {-low:+.2f}]{delivered}"
-
-
 def figure(rows: Sequence[Row], path: Path) -> None:
     """Accuracy against the share of the MACs, one panel a network."""
     import matplotlib as mpl
@@ -160,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, help="draw accuracy against the share of the MACs")
     given = parser.parse_args(arguments)
     try:
-        store = Store(given.store)
+        store = Store(given.store, "accuracy")
         measure(list(grid(given.networks, given.targets, given.seeds, given.full, given.peers, given.ranks)), store)
     except (ValueError, ModuleNotFoundError) as error:  # another's store; a peer that is not installed
         parser.error(str(error))

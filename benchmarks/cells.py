@@ -97,11 +97,64 @@ def _mean(rows: Sequence[Row], original: np.ndarray) -> Row:
     if failed:
         return {"seeds": len(rows), "failed": failed[0]}
     lost = np.mean([original.astype(float) - hits_of(row) for row in rows], axis=0)
-    draws = np.random.default_rng(0)
-    means = [lost[draws.integers(len(lost), size=len(lost))].mean() for _ in range(RESAMPLES)]
     return {
         "seeds": len(rows), "macs_ratio": max(row["macs_ratio"] for row in rows),
         "accuracy": float(np.mean([row["accuracy"] for row in rows])), "original": float(original.mean()),
-        "loss": 100 * float(lost.mean()), "interval": [100 * float(q) for q in np.quantile(means, (0.025, 0.975))],
+        "loss": 100 * float(lost.mean()), "interval": _interval(lost),
         "cpu_seconds": float(np.mean([row["cpu_seconds"] for row in rows])),
     }  # fmt: skip
+
+
+def lead(store: Store, network: str, target: float, methods: Sequence[str], peers: Sequence[str]) -> Row:
+    """How many points the best of some methods is right more often than the best of their peers, with its interval."""
+    hits = {name: _hits(store, network, target, name) for name in (*methods, *peers)}
+    known = {name: found for name, found in hits.items() if found is not None}
+    if not known.keys() & set(methods) or not known.keys() & set(peers):
+        return {"network": network, "target": target, "failed": "there are none to compare"}
+    method, peer = (max(known.keys() & set(names), key=lambda name: known[name].mean()) for names in (methods, peers))
+    ours, theirs = known[method], known[peer]
+    return {
+        "network": network, "target": target, "method": method, "peer": peer,
+        "points": 100 * float((ours - theirs).mean()), "interval": _interval(ours - theirs),
+    }  # fmt: skip
+
+
+def _hits(store: Store, network: str, target: float, method: str) -> np.ndarray | None:
+    """The mean over the seeds for each sample; None where nothing was made."""
+    found = [
+        hits_of(row) for cell, row in store.rows.items()
+        if (cell.network, cell.target, cell.method) == (network, target, method) and "failed" not in row
+    ]  # fmt: skip
+    return np.mean(found, axis=0) if found else None
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    """Of the mean, in points: 95 % by a bootstrap over the samples."""
+    draws = np.random.default_rng(0)
+    means = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
+    return [100 * float(q) for q in np.quantile(means, (0.025, 0.975))]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """One line a network, method and repair, one column a target with the points of accuracy lost."""
+    targets = sorted({row["target"] for row in rows}, reverse=True)
+    lines = [["network", "method", "repair", *(f"{target:.0%} of the MACs" for target in targets)]]
+    lines.append(["---", "---", "---", *("---:" for _ in targets)])
+    for place in sorted({_place(row) for row in rows}, key=[_place(row) for row in rows].index):
+        found = {row["target"]: row for row in rows if _place(row) == place}
+        lines.append([*place, *(_cell(found.get(target)) for target in targets)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row["network"], row["method"], row["repair"]
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if "failed" in row:
+        return "failed"
+    low, high = row["interval"]
+    delivered = "" if row["macs_ratio"] > row["target"] - 0.015 else f" at {row['macs_ratio']:.0%}"
+    return f"{-row['loss']:+.2f} [{-high:+.2f}, {-low:+.2f}]{delivered}"

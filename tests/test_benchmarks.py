@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import workbench as wb
+from workbench.zoo.vgg import VGG
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))  # as for a script that runs there
@@ -71,17 +72,49 @@ def test_accuracy_of_ranks(small_zoo: None, tmp_path: Path, monkeypatch: pytest.
     assert all(row["macs_ratio"] <= 0.6 for row in rows.values())
 
 
+def test_finetune(
+    small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made smaller is trained by the same call, whoever made it; a second run trains nothing again."""
+    monkeypatch.setattr(wb, "Refinement", partial(wb.Refinement, steps=2))
+    finetune, store, out = load("finetune"), tmp_path / "cells.jsonl", tmp_path / "finetune.json"
+    monkeypatch.setattr(finetune, "BATCH", 16)
+    monkeypatch.setattr(
+        finetune.TorchPruning, "smaller", lambda peer, target, method: VGG((3, 3, 5, 5, 5, 5), hidden=8)
+    )
+    asked = ["--networks", "vgg", "--targets", "0.6", "--seeds", "0", "--peers", "--store", str(store)]
+    finetune.main([*asked, "--out", str(out), "--markdown"])
+    assert capsys.readouterr().out.startswith("| network | method | repair | 60% of the MACs |")
+    found = json.loads(out.read_text())
+    rows = {row["method"]: row for row in found["rows"]}
+    assert set(rows) == {*finetune.METHODS, *finetune.TorchPruning.METHODS}
+    assert not any("failed" in row for row in rows.values())
+    cells = [json.loads(line) for line in store.read_text().splitlines()[1:]]
+    assert all(len(cell["losses"]) == 1 and cell["training_cpu_seconds"] > 0 for cell in cells if "losses" in cell)
+    (told,) = found["leads"]
+    best = [
+        max(rows[name]["accuracy"] for name in names) for names in (finetune.METHODS, finetune.TorchPruning.METHODS)
+    ]
+    assert told["points"] == pytest.approx(100 * (best[0] - best[1]))
+    assert told["interval"][0] <= told["points"] <= told["interval"][1]
+    before = store.read_text()
+    finetune.main(asked)
+    assert store.read_text() == before
+    with pytest.raises(SystemExit):  # of so many epochs
+        finetune.main([*asked, "--epochs", "2"])
+
+
 def test_cells_measured_by_other_versions_are_refused(tmp_path: Path) -> None:
     store = tmp_path / "cells.jsonl"
     store.write_text('{"benchmark": "accuracy", "versions": {"workbench": "0.0.1"}}\n')
     with pytest.raises(ValueError, match=r"0.0.1.*give another --store"):
-        load("cells").Store(store)
+        load("cells").Store(store, "accuracy")
 
 
 def test_the_mean_loss_over_seeds_has_an_interval() -> None:
     """Two seeds that err on other samples average; the interval is that of the normal approximation."""
     cells = load("cells")
-    store, right = cells.Store(), np.ones(10_000, bool)
+    store, right = cells.Store(None, "accuracy"), np.ones(10_000, bool)
     store.add(cells.Cell("vgg", 0, 1.0, "original", "none"), {"macs_ratio": 1.0, "cpu_seconds": 0}, right)
     for seed, wrong in enumerate((200, 400)):
         hits = np.arange(10_000) >= wrong

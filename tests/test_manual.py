@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import workbench as wb
+from workbench.select import Elimination, GroupView, Path
 
 
 def net() -> nn.Sequential:
@@ -53,6 +54,24 @@ def test_a_share_of_the_multiplications_is_kept(study: wb.Study) -> None:
         small = study.compress(study.by_hand({"2": wb.Ratio(ratio, "tucker")}))
         (row,) = (row for row in small.layers() if row["layer"] == "2")
         assert 0.9 * ratio * row["macs"][0] < row["macs"][1] <= ratio * row["macs"][0]
+
+
+def test_what_is_not_named_takes_no_time() -> None:
+    """Of a large network, an order of all channels and the forms of all layers would take most of it."""
+    seen = []
+
+    def criterion(view: GroupView) -> Path:
+        seen.append(view.group.name)
+        return Elimination()(view)
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, 4, 4)
+    low = wb.Methods(channels=False)
+    some = wb.Study(net().eval(), x[:2], calibration=[x], criterion=criterion, methods=low, refinement=None)
+    assert some.by_hand({"2": wb.Rank("spatial_svd", 20)}).ranks["2"].place > 1
+    assert not seen
+    assert len(some.by_hand({"6": wb.Ratio(0.5)}).kept["4"]) == 12
+    assert seen == ["4"]
 
 
 def test_channels_that_are_named_stay(study: wb.Study) -> None:

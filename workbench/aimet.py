@@ -116,43 +116,47 @@ class _RankAuto:
         return self.select_params
 
 
-def _check(mode: _Mode, params: Any, multiplicity: int) -> None:
-    if multiplicity < 1:
-        raise ValueError(f"multiplicity={multiplicity!r} must be 1 or more")
-    if isinstance(params, _Manual) != (mode is _Mode.manual):
-        raise ValueError(f"the mode {mode.name} does not go with {type(params).__name__}; give those of that mode")
+class _Parameters:
+    """What the parameters of all schemes have, in whatever order each takes them, and what must fit together."""
+
+    mode: _Mode
+    params: _Auto | _RankAuto | _Manual
+    multiplicity: int
+
+    Mode, ManualModeParams = _Mode, _Manual
+
+    def __post_init__(self) -> None:
+        mode, given = self.mode, type(self.params).__name__
+        if self.multiplicity < 1:
+            raise ValueError(f"multiplicity={self.multiplicity!r} must be 1 or more")
+        if isinstance(self.params, _Manual) != (mode is _Mode.manual):
+            raise ValueError(f"the mode {mode.name} does not go with {given}; give those of that mode")
 
 
 @dataclass(frozen=True)
-class SpatialSvdParameters:
+class SpatialSvdParameters(_Parameters):
     """k_h x 1 and 1 x k_w instead of a convolution."""
 
     mode: _Mode
     params: _Auto | _Manual
     multiplicity: int = 1
 
-    Mode, AutoModeParams, ManualModeParams = _Mode, _Auto, _Manual
-
-    def __post_init__(self) -> None:
-        _check(self.mode, self.params, self.multiplicity)
+    AutoModeParams = _Auto
 
 
 @dataclass(frozen=True)
-class WeightSvdParameters:
+class WeightSvdParameters(_Parameters):
     """Two layers instead of a linear layer or a convolution."""
 
     mode: _Mode
     params: _RankAuto | _Manual
     multiplicity: int = 1
 
-    Mode, AutoModeParams, ManualModeParams = _Mode, _RankAuto, _Manual
-
-    def __post_init__(self) -> None:
-        _check(self.mode, self.params, self.multiplicity)
+    AutoModeParams = _RankAuto
 
 
 @dataclass(frozen=True)
-class ChannelPruningParameters:
+class ChannelPruningParameters(_Parameters):
     """Channels leave. The loader yields ``(inputs, labels)``; with ``allow_custom_downsample_ops`` layers may pick."""
 
     data_loader: Iterable[Any]
@@ -162,14 +166,10 @@ class ChannelPruningParameters:
     params: _Auto | _Manual
     multiplicity: int = 1
 
-    Mode, AutoModeParams, ManualModeParams = _Mode, _Auto, _Manual
-
-    def __post_init__(self) -> None:
-        _check(self.mode, self.params, self.multiplicity)
+    AutoModeParams = _Auto
 
 
-Parameters = SpatialSvdParameters | WeightSvdParameters | ChannelPruningParameters
-_SCHEMES: dict[CompressionScheme, tuple[type[Parameters], Methods, str]] = {
+_SCHEMES: dict[CompressionScheme, tuple[type[_Parameters], Methods, str]] = {
     CompressionScheme.weight_svd:
         (WeightSvdParameters, Methods(channels=False, spatial_svd=False, tucker=False), "weight_svd"),
     CompressionScheme.spatial_svd:
@@ -238,7 +238,7 @@ class ModelCompressor:
     def compress_model(
         model: nn.Module, eval_callback: EvalCallback, eval_iterations: int | None,
         input_shape: tuple[int, ...] | list[tuple[int, ...]], compress_scheme: CompressionScheme,
-        cost_metric: CostMetric, parameters: Parameters, trainer: Any = None, visualization_url: str | None = None, *,
+        cost_metric: CostMetric, parameters: _Parameters, trainer: Any = None, visualization_url: str | None = None, *,
         calibration: Iterable[Any] | None = None, **options: Any,
     ) -> tuple[nn.Module, CompressionStats]:  # fmt: skip
         """The smaller model and its statistics; the caller's model stays as it is, its modes, too.
@@ -298,7 +298,7 @@ class _Score:
         return float(self.callback(model, self.iterations, self.cuda))
 
 
-def _compressed(study: Study, parameters: Parameters, method: str, metric: CostMetric) -> Result:
+def _compressed(study: Study, parameters: _Parameters, method: str, metric: CostMetric) -> Result:
     multiple, params = parameters.multiplicity, parameters.params
     if isinstance(params, _Manual):
         if metric is CostMetric.memory and method != "channels":
@@ -321,7 +321,7 @@ def _compressed(study: Study, parameters: Parameters, method: str, metric: CostM
     return study.compress(budget, limits=limits)
 
 
-def _ignored(model: nn.Module, parameters: Parameters) -> list[str]:
+def _ignored(model: nn.Module, parameters: _Parameters) -> list[str]:
     params = parameters.params
     return [] if isinstance(params, _Manual) else _names(model, params.modules_to_ignore or ())
 
@@ -334,7 +334,7 @@ def _names(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
     return [known[module] for module in modules]
 
 
-def _calibration(parameters: Parameters, shape: Any) -> list[Any]:
+def _calibration(parameters: _Parameters, shape: Any) -> list[Any]:
     if not isinstance(parameters, ChannelPruningParameters):
         return [_drawn(shape, ENOUGH // 8, part) for part in range(8)]
     wanted = max(ENOUGH, math.ceil(parameters.num_reconstruction_samples / PER_IMAGE))

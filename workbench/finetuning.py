@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from workbench.evaluation import name_of
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 
+Loss = Callable[[Any, Any], Tensor]  # of the model's output and the batch, a number
+Maker = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -42,9 +45,9 @@ class Finetuned:
 
 def finetune(
     model: nn.Module, loader: Iterable[Any], epochs: int = 1, *, teacher: nn.Module | None = None,
-    distillation: float = 0.5, temperature: float = 2.0, loss: Callable[[Any, Any], Tensor] | None = None,
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAMW, warm_up: float = 0.1,
-    checkpoint: str | os.PathLike[str] | None = None, seed: int = 0, penalty: Callable[[], Tensor] | None = None,
+    distillation: float = 0.5, temperature: float = 2.0, loss: Loss | None = None, optimizer: Maker = ADAMW,
+    warm_up: float = 0.1, checkpoint: str | os.PathLike[str] | None = None, seed: int = 0,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> Finetuned:  # fmt: skip
     """Train a model in place: all its parameters that require gradients, in training mode, BN by the batch.
 
@@ -87,55 +90,55 @@ def finetune(
     _check(epochs, distillation, temperature, warm_up)
     if teacher is not None and loss is not None:
         raise ValueError("a teacher and a loss are both given; call the teacher in the loss, or leave the loss out")
-    steps = _length(loader)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError(f"no parameter of {type(model).__name__} requires gradients; call .requires_grad_() on some")
-    optimiser = optimizer(parameters)
-    if isinstance(optimiser, torch.optim.LBFGS):
-        raise TypeError("LBFGS needs a closure, which finetune does not give; choose another, as torch.optim.AdamW")
-    wanted = {
+    steps, optimiser = _length(loader), _optimiser(model, optimizer)
+    settings = {
         "steps": steps, "epochs": epochs, "seed": seed, "warm_up": warm_up,
         "loss": name_of(loss) if loss else [distillation, temperature], "optimizer": repr(optimiser),
         "penalty": name_of(penalty) if penalty else None,
         "model": digest_of(model), "teacher": digest_of(teacher) if teacher is not None else None,
     }  # fmt: skip
-    rates = [group["lr"] for group in optimiser.param_groups]
-    path = Path(checkpoint) if checkpoint is not None else None
-    losses = load(path, model, optimiser, wanted) if path is not None and path.exists() else []
     measure = loss or partial(_loss, teacher, distillation, temperature)
+    course = _Course(model, optimiser, measure, penalty, epochs * steps, warm_up)
+    path = Path(checkpoint) if checkpoint is not None else None
+    losses = load(path, model, optimiser, settings) if path is not None and path.exists() else []
     with evaluating(model), evaluating(teacher or model), torch.random.fork_rng():
         model.train()
         for epoch in range(len(losses), epochs):
             _seed(loader, seed, epoch)
-            total = 0.0
-            for step, batch in enumerate(loader, epoch * steps):
-                factor = _schedule(step, epochs * steps, warm_up)
-                for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                    group["lr"] = factor * rate
-                total += _step(model, optimiser, measure, penalty, batch, step)
-            losses.append(total / steps)
+            losses.append(sum(map(course.step, loader, count(epoch * steps))) / steps)
             if path is not None:
-                save(path, model, optimiser, wanted | {"losses": losses})
+                save(path, model, optimiser, settings | {"losses": losses})
     return Finetuned(tuple(losses), time.perf_counter() - start)
 
 
-def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, measure: Callable[[Any, Any], Tensor],
-    penalty: Callable[[], Tensor] | None, batch: Any, step: int,
-) -> float:  # fmt: skip
-    if not isinstance(batch, tuple | list) or len(batch) < 2:
-        raise ValueError(f"the loader yields a {type(batch).__name__}; let it yield (inputs, labels)")
-    optimiser.zero_grad()
-    with torch.enable_grad():
-        value = measure(Inputs.of(batch[0])(model), batch)
-        if penalty is not None:
-            value = value + penalty()
-        if not value.isfinite():
-            raise ValueError(f"the loss is {value.item()} at step {step}; lower the rate or look at the batch")
-        value.backward()
-    optimiser.step()
-    return value.item()
+class _Course:
+    """A training under way: what every step needs, and the rates as they were given."""
+
+    def __init__(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, penalty: Callable[[], Tensor] | None,
+        steps: int, warm_up: float,
+    ):  # fmt: skip
+        self.model, self.optimiser, self.loss, self.penalty = model, optimiser, loss, penalty
+        self.steps, self.warm_up = steps, warm_up
+        self.rates = [group["lr"] for group in optimiser.param_groups]
+
+    def step(self, batch: Any, step: int) -> float:
+        """One batch; its loss."""
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise ValueError(f"the loader yields a {type(batch).__name__}; let it yield (inputs, labels)")
+        factor = _schedule(step, self.steps, self.warm_up)
+        for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
+            group["lr"] = factor * rate
+        self.optimiser.zero_grad()
+        with torch.enable_grad():
+            value = self.loss(Inputs.of(batch[0])(self.model), batch)
+            if self.penalty is not None:
+                value = value + self.penalty()
+            if not value.isfinite():
+                raise ValueError(f"the loss is {value.item()} at step {step}; lower the rate or look at the batch")
+            value.backward()
+        self.optimiser.step()
+        return value.item()
 
 
 def _loss(teacher: nn.Module | None, distillation: float, temperature: float, output: Tensor, batch: Any) -> Tensor:
@@ -164,6 +167,16 @@ def _seed(loader: Any, seed: int, epoch: int) -> None:
     torch.manual_seed(drawn)
     if isinstance(generator := getattr(loader, "generator", None), torch.Generator):
         generator.manual_seed(drawn)
+
+
+def _optimiser(model: nn.Module, make: Maker) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(f"no parameter of {type(model).__name__} requires gradients; call .requires_grad_() on some")
+    made = make(parameters)
+    if isinstance(made, torch.optim.LBFGS):
+        raise TypeError("LBFGS needs a closure, which finetune does not give; choose another, as torch.optim.AdamW")
+    return made
 
 
 def _length(loader: Any) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from typing import TypeGuard
 
 from torch import nn
 
@@ -88,7 +89,7 @@ def plan_by_hand(graph: ChannelGraph, search: Search, settings: Mapping[Pattern,
     ranks: dict[str, Rank] = {}
     for pattern, setting in settings.items():
         for layer in layers_like(graph, pattern):
-            if isinstance(setting, Rank) or (isinstance(setting, Ratio) and setting.method != "channels"):
+            if _lowers_rank(setting):
                 ranks[layer.name] = _rank(graph, layer, setting, search)
                 continue
             group = _read_group(graph, layer)
@@ -104,6 +105,20 @@ def plan_by_hand(graph: ChannelGraph, search: Search, settings: Mapping[Pattern,
     lost = sum(curve.at(places[curve.group]) for curve in curves if curve.group in places)
     sizes = {name: graph[name].units for name in kept}
     return Plan(kept, sizes, Budget(macs=1.0), float(lost), None, graph.fingerprint, ranks=ranks)
+
+
+def concerned(graph: ChannelGraph, settings: Mapping[Pattern, Setting]) -> tuple[set[str], set[str]]:
+    """The layers whose rank is set, and the groups of which some channels are to stay."""
+    low: set[str] = set()
+    read: set[str] = set()
+    for pattern, setting in settings.items():
+        (low if _lowers_rank(setting) else read).update(layer.name for layer in layers_like(graph, pattern))
+    groups = {name for name, readers in graph.consumers.items() if read & {layer.name for layer in readers}}
+    return low, groups
+
+
+def _lowers_rank(setting: Setting) -> TypeGuard[Ratio | Rank]:
+    return isinstance(setting, Rank) or (isinstance(setting, Ratio) and setting.method != "channels")
 
 
 def layers_like(graph: ChannelGraph, pattern: Pattern) -> list[Layer]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.blocks import Blocks
 from workbench.calibrate import Evidence
-from workbench.factorize.bilinear import SWEEPS
+from workbench.factorize.bilinear import STEPS
 from workbench.factorize.layers import Form, compose
 from workbench.factorize.shape import Shape, metric_of
 from workbench.graph.trace import ChannelGraph, Layer
@@ -67,7 +67,7 @@ def _by_channel(
 
 def lowered(
     layer: Layer, form: Form, repair: Repair, columns: Sequence[int], evidence: Evidence,
-    outputs: Sequence[int] | None = None, sweeps: int = SWEEPS,
+    outputs: Sequence[int] | None = None, steps: int = STEPS,
 ) -> Repair:  # fmt: skip
     """A repair whose weight is of a lower rank: with the least error of the output by the evidence, or as without data.
 
@@ -79,7 +79,7 @@ def lowered(
     rows = repair.weight.detach().cpu().double().flatten(1)[stay][:, torch.tensor(columns)]
     weight = rows.unflatten(1, (-1, *layer.shape[2:])).unflatten(0, (layer.groups, -1))
     bias = torch.zeros(len(rows)) if repair.bias is None else repair.bias.detach().cpu()[stay]
-    lower = _Lower(layer, form, weight, bias.double().view(layer.groups, 1, -1), sweeps)
+    lower = _Lower(layer, form, weight, bias.double().view(layer.groups, 1, -1), steps)
     solution, error = lower.best(evidence)
     whole = torch.zeros_like(repair.weight).flatten(1)
     whole[stay[:, None], torch.tensor(columns)] = solution[:, :-1].mT.flatten(0, 1).to(whole)
@@ -97,7 +97,7 @@ class _Lower:
     form: Form
     weight: Tensor
     constant: Tensor
-    sweeps: int
+    steps: int
 
     def best(self, evidence: Evidence) -> tuple[Tensor, float]:
         """By the data or without, and its error on held-out rows."""
@@ -112,7 +112,7 @@ class _Lower:
         groups, outputs, inputs, *kernel = self.weight.shape
         shape = Shape(groups, outputs, inputs, tuple(kernel))
         rank = min(self.form.rank, self.form.method.full(shape))
-        matrix = compose(self.form.method.factors(self.weight, rank, metric, self.sweeps)).flatten(2).mT
+        matrix = compose(self.form.method.factors(self.weight, rank, metric, self.steps)).flatten(2).mT
         constant = self.constant
         if intercept and moments.count:
             constant = (moments.xy[:, -1:] - moments.xx[:, -1:, :-1] @ matrix) / moments.count

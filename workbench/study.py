@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -27,7 +27,7 @@ from workbench.front import Choosable, Front
 from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
 from workbench.limits import Limits
-from workbench.manual import Pattern, Setting, free_groups, layers_like, plan_by_hand
+from workbench.manual import Pattern, Setting, concerned, free_groups, layers_like, plan_by_hand
 from workbench.methods import CHANNELS, Methods
 from workbench.plan import Plan, make_plan, plan_in_time, plan_of
 from workbench.refine import Refinement
@@ -166,12 +166,15 @@ class Study:
     @cached_property
     def search(self) -> Search:
         """What is known of the sensitivity so far."""
+        groups = free_groups(self.graph, self._ignored()) if self.methods.channels else []
+        return self._search(self.sites[0], groups, store=self.store, workers=self.workers)
+
+    def _search(self, sites: Sequence[Site], groups: Collection[str], **where: Any) -> Search:
         graph, statistics = self.graph, self.statistics
         with self._timed("sensitivity"):
             return Search(
-                graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, store=self.store,
-                workers=self.workers, retries=self.retries, progress=self.progress, sites=self.sites[0],
-                groups=free_groups(graph, self._ignored()) if self.methods.channels else (),
+                graph, statistics, self.evaluate, criterion=self.criterion, seed=self.seed, retries=self.retries,
+                progress=self.progress, sites=sites, groups=groups, **where,
             )  # fmt: skip
 
     def sensitivity(self, mode: str | None = None, budgets: Sequence[Budget] = BUDGETS) -> SensitivityCurves:
@@ -246,7 +249,9 @@ class Study:
           (1): Linear(in_features=3, out_features=8, bias=True)
         )
         """
-        return plan_by_hand(self.graph, self.search, settings)
+        layers, groups = concerned(self.graph, settings)  # the rest of a large network would take most of the time
+        search = self._search([site for site in self.sites[0] if site.layer.name in layers], groups)
+        return plan_by_hand(self.graph, search, settings)
 
     def front(
         self, resource: str = "macs", budgets: int | Sequence[float] = 100, *, multiple: Multiple = 1,

@@ -29,6 +29,7 @@ from workbench.factorize import (
     metric_of,
     params_of,
 )
+from workbench.factorize.descent import descend
 from workbench.factorize.layers import grouped, weight_of
 from workbench.factorize.shape import error_of
 from workbench.graph.trace import trace
@@ -153,9 +154,10 @@ def drawn(seed: int, method: Method, rank: float) -> Drawn:
 @settings(max_examples=500, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(METHODS), st.floats(0.05, 1))
 def test_data_aware_is_never_above_plain(seed: int, method: Method, share: float) -> None:
+    """However soon the descent ends."""
     some = drawn(seed, method, share)
     plain, aware = (
-        error_of(some.weight - compose(method.factors(some.weight, some.rank, metric)), some.metric)
+        error_of(some.weight - compose(method.factors(some.weight, some.rank, metric, steps=15)), some.metric)
         for metric in (None, some.metric)
     )
     assert aware <= plain * (1 + 1e-9) + 1e-12 * error_of(some.weight, some.metric)
@@ -172,7 +174,7 @@ def test_errors_of_all_ranks_are_those_of_factors(seed: int, method: Method) -> 
     assert errors.shape == (most, 2)
     torch.testing.assert_close(errors[:, 0], method.errors(some.weight, some.metric, most))
     for rank in range(1, most + 1, max(1, most // 4)):
-        difference = some.weight - compose(method.factors(some.weight, rank, some.metric, sweeps=0))
+        difference = some.weight - compose(method.factors(some.weight, rank, some.metric, steps=0))
         exact = error_of(difference, some.metric)
         assert exact <= errors[rank - 1, 0] + 1e-7 * whole  # another start may be better than the one that is followed
         if isinstance(method, WeightSVD) and not method.point_first:
@@ -204,27 +206,45 @@ def trained() -> tuple[Tensor, Tensor]:
     return grouped(graph.program.tensors[layer.weight], 1), metric_of(statistics.layers[layer.name].all)
 
 
+def from_random_starts(method: Method, weight: Tensor, metric: Tensor, rank: int, starts: int = 30) -> float:
+    """The least error that long descents from random inputs of the first stage find, all groups from the same one."""
+    shape = Shape(len(weight), *weight.shape[1:3], tuple(weight.shape[3:]))
+    into, outputs = method.ranks(shape, rank) if isinstance(method, Tucker) else (rank, None)
+    flat = weight.flatten(2, 3) if isinstance(method, SpatialSVD) else weight.flatten(3)
+    error = bilinear._Error.of(flat, metric, outputs)
+    generator = torch.Generator().manual_seed(99)
+    drawn = torch.randn(len(flat), starts, flat.shape[2], into, generator=generator).double()
+    _, values = descend(error, error.balanced(torch.linalg.qr(drawn).Q.mT), 400)
+    return float(values.sum(0).min())
+
+
+@pytest.mark.parametrize("weights", ["trained", "random"])
 @pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: method.name)
-def test_random_starts_do_not_beat_ours(
-    method: Method, trained: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_starts_do_not_beat_ours(method: Method, weights: str, trained: tuple[Tensor, Tensor]) -> None:
     """Nor does the plain decomposition come near, on a trained layer."""
     weight, metric = trained
+    if weights == "random":
+        weight = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).double()
     rank = method.full(Shape(1, *weight.shape[1:3], tuple(weight.shape[3:]))) // 4
     ours, plain = (error_of(weight - compose(method.factors(weight, rank, m)), metric) for m in (metric, None))
-    start = error_of(weight - compose(method.factors(weight, rank, metric, sweeps=0)), metric)
-    real, found = bilinear._directions, []
-
-    def random(weight: Tensor, metric: Tensor | None) -> Tensor:
-        return torch.linalg.qr(torch.randn_like(real(weight, metric)).mT).Q.mT
-
-    monkeypatch.setattr(bilinear, "_directions", random)
-    for number in range(10):
-        torch.manual_seed(number)
-        found.append(error_of(weight - compose(method.factors(weight, rank, metric, sweeps=200)), metric))
-    assert ours <= 1.01 * min(found)
+    start = error_of(weight - compose(method.factors(weight, rank, metric, steps=0)), metric)
+    assert ours <= 1.01 * from_random_starts(method, weight, metric, rank)
     assert ours < 0.99 * start
     assert ours < 0.75 * plain
+
+
+@pytest.mark.parametrize("method", METHODS[1:], ids=lambda method: method.name)
+def test_random_starts_hardly_ever_beat_ours_on_small_layers(method: Method) -> None:
+    """Small layers with strongly correlated inputs have many local minima, some of which one start in thirty finds."""
+    ratios = []
+    for seed in range(30):
+        some = drawn(seed, method, 0.35)
+        ours = error_of(some.weight - compose(method.factors(some.weight, some.rank, some.metric)), some.metric)
+        whole = error_of(some.weight, some.metric)
+        ratios.append((ours + 1e-9 * whole) / (from_random_starts(method, some.weight, some.metric, some.rank)
+                                               + 1e-9 * whole))  # fmt: skip
+    assert sum(ratio > 1.01 for ratio in ratios) <= 1
+    assert max(ratios) < 1.1
 
 
 def test_the_bias_takes_up_the_mean() -> None:

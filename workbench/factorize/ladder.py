@@ -10,7 +10,7 @@ from torch import Tensor
 
 from workbench.calibrate import Statistics
 from workbench.cost.sizes import Product, Share, Size, Sizes, multiplied
-from workbench.factorize.bilinear import SWEEPS
+from workbench.factorize.bilinear import STEPS
 from workbench.factorize.layers import Form, compose, grouped
 from workbench.factorize.shape import Method, Stage, error_of, metric_of, params_of
 from workbench.factorize.sites import Site
@@ -145,10 +145,10 @@ def _entries(graph: ChannelGraph, site: Site, statistics: Statistics) -> list[En
 
 
 def _expected(method: Method, weight: Tensor, metric: Tensor, most: int, through: Tensor | None) -> Tensor:
-    """The errors at all ranks, less what alternating least squares gain at a middle one: methods gain unequally."""
+    """The errors at all ranks, less what the descent gains at a middle one: methods gain unequally."""
     errors = method.errors(weight, metric, most, through).view(most, -1)
     middle = (most + 1) // 2
-    fitted = error_of(weight - compose(method.factors(weight, middle, metric, SWEEPS)), metric)
+    fitted = error_of(weight - compose(method.factors(weight, middle, metric, STEPS)), metric)
     return errors * min(1.0, fitted / errors[middle - 1, 0].clamp_min(torch.finfo(errors.dtype).tiny).item())
 
 

@@ -114,7 +114,7 @@ class Method(Protocol):
     def stages(self, shape: Shape, rank: int) -> tuple[Stage, ...]:
         """What the layer becomes."""
 
-    def factors(self, weight: Tensor, rank: int, metric: Tensor | None = None, sweeps: int = ...) -> tuple[Tensor, ...]:
+    def factors(self, weight: Tensor, rank: int, metric: Tensor | None = None, steps: int = ...) -> tuple[Tensor, ...]:
         """The weights of the stages, float64 ``[groups, outputs, inputs, kernel...]``."""
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:

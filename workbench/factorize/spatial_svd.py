@@ -44,11 +44,11 @@ class SpatialSVD:
         return Stage(None, rank, (True, False)), Stage(rank, None, (False, True))
 
     def factors(
-        self, weight: Tensor, rank: int, metric: Tensor | None = None, sweeps: int = bilinear.SWEEPS
+        self, weight: Tensor, rank: int, metric: Tensor | None = None, steps: int = bilinear.STEPS
     ) -> tuple[Tensor, ...]:
         """The weights of both stages."""
         high = weight.shape[3]
-        into, out = bilinear.fit(weight.flatten(2, 3), rank, metric, sweeps)
+        into, out = bilinear.fit(weight.flatten(2, 3), rank, metric, steps)
         return into.unflatten(2, (-1, high))[..., None], out[..., None, :]
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:

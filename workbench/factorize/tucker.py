@@ -53,12 +53,12 @@ class Tucker:
         return Stage(None, into, point), Stage(into, out, kernel), Stage(out, None, point)
 
     def factors(
-        self, weight: Tensor, rank: int, metric: Tensor | None = None, sweeps: int = bilinear.SWEEPS
+        self, weight: Tensor, rank: int, metric: Tensor | None = None, steps: int = bilinear.STEPS
     ) -> tuple[Tensor, ...]:
         """The weights of the three stages."""
         kernel = weight.shape[3:]
         into, out = self.ranks(_shape(weight), rank)
-        first, rest = bilinear.fit(weight.flatten(3), into, metric, sweeps, outputs=out)
+        first, rest = bilinear.fit(weight.flatten(3), into, metric, steps, outputs=out)
         left = torch.linalg.svd(rest.flatten(2), full_matrices=False)[0][..., :out]
         core = (left.mT @ rest.flatten(2)).unflatten(2, (into, *kernel))
         ones = (None,) * len(kernel)

@@ -54,11 +54,11 @@ class WeightSVD:
         return Stage(None, rank, first), Stage(rank, None, last)
 
     def factors(
-        self, weight: Tensor, rank: int, metric: Tensor | None = None, sweeps: int = bilinear.SWEEPS
+        self, weight: Tensor, rank: int, metric: Tensor | None = None, steps: int = bilinear.STEPS
     ) -> tuple[Tensor, ...]:
         """The weights of both stages."""
         if self.point_first:
-            into, out = bilinear.fit(weight.flatten(3), rank, metric, sweeps)
+            into, out = bilinear.fit(weight.flatten(3), rank, metric, steps)
             ones = (1,) * (weight.ndim - 3)
             return into.reshape(*into.shape, *ones), out.reshape(*out.shape[:3], *weight.shape[3:])
         left, _ = _decomposed(weight, metric)

@@ -39,7 +39,7 @@ class Candidate:
 
 
 Ladders = Mapping[str, Ladder]  # by the name of the choice
-RANK_SWEEPS = 5  # of alternating least squares: what they leave is little beside the uncertainty of a score
+RANK_STEPS = 10  # of the descent: what they leave is little beside the uncertainty of a score
 Ridges = Mapping[str, Sequence[float]]  # by layer, those to choose from
 
 
@@ -98,7 +98,7 @@ def _repair(
         repair = Repair(tensors[layer.weight], tensors[layer.bias] if layer.bias else None, (0.0, 0.0), None)
     else:
         repair = repair_layer(graph, layer, columns, evidence, ridges)
-    return repair if form is None else lowered(layer, form, repair, columns, evidence, sweeps=RANK_SWEEPS)
+    return repair if form is None else lowered(layer, form, repair, columns, evidence, steps=RANK_STEPS)
 
 
 def _candidate(graph: ChannelGraph, widths: Widths, tensors: dict[str, Tensor], cuts: Sequence[Cut]) -> Candidate:

@@ -43,6 +43,7 @@ FAR: Precision = 4.0, 4.0  # the others, where all are measured
 FINE: Precision = 0.5, 1.0  # where people look at them
 ALONE: Precision = 0.25, 0.0  # without a plan
 ANCHORS = 8
+CERTAIN = 4  # models that are better than the original, all of those that were measured: no chance
 ROUNDS = 12  # of plans, that each might ask for other points
 
 
@@ -133,7 +134,7 @@ class Search:
         Raises
         ------
         ValueError
-            There is no such mode.
+            There is no such mode, or the evaluation scores damaged models higher than the original.
         """
         if mode not in MODES:
             raise ValueError(f"there is no mode {mode!r}; choose from {', '.join(MODES)}")
@@ -147,9 +148,11 @@ class Search:
         if mode == "predicted":
             return self.curves()
         everywhere = [(name, kept) for name, widths in self.widths.items() for kept in widths]
-        first = everywhere if mode == "measured" else self._anchors(everywhere)
+        anchors = self._anchors(everywhere)
+        first = everywhere if mode == "measured" else [*anchors]
         first += [(name, kept) for name, kept in everywhere if not self.expected[name] and mode == "auto"]
         self.measure([place for place in first if not self.measured.seen((place,))])
+        self._refuse_loss(anchors)
         for _ in range(ROUNDS):
             curves = self.curves()
             found = plans(curves)
@@ -176,6 +179,16 @@ class Search:
                   for name, kept in places if self.expected[name]}  # fmt: skip
         upper = sorted(values, key=lambda place: (values[place], place))[len(values) // 2 :]
         return sorted({upper[round(step * (len(upper) - 1) / (ANCHORS - 1))] for step in range(ANCHORS) if upper})
+
+    def _refuse_loss(self, anchors: Sequence[Place]) -> None:
+        """A score that every loss raises is a loss itself: the plan would be the worst there is."""
+        curves = self.curves()
+        found = [point for name, kept in anchors if (point := curves[name].point(kept)).degradation is not None]
+        if len(found) >= CERTAIN and all(_is_better(point) for point in found):
+            raise ValueError(
+                f"{curves.metric} scores the original {curves.baseline:.4g} and all of {len(found)} damaged models "
+                "higher; the higher the score the better must a model be, so return a loss with its sign changed"
+            )
 
     def _near(self, plans: Sequence[Planned]) -> list[Place]:
         """The measurable widths on both sides of those that the plans choose; the widest one of an uncut group."""
@@ -235,6 +248,11 @@ class Search:
         why = self.statistics.no_fisher
         note = f"predicted from the output error alone, without the Fisher information ({why})" if why else ""
         return SensitivityCurves(metric, baseline, len(self.dense), fingerprint, with_predictions(curves), note)
+
+
+def _is_better(point: Point) -> bool:
+    loss = point.degradation if point.high is None else point.high
+    return loss is not None and loss < 0
 
 
 def _is_open(point: Point, precision: Precision, limit: float) -> bool:
