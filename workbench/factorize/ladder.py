@@ -10,7 +10,6 @@ from torch import Tensor
 
 from workbench.calibrate import Statistics
 from workbench.cost.sizes import Product, Share, Size, Sizes, multiplied
-from workbench.factorize.bilinear import STEPS
 from workbench.factorize.layers import Form, compose, grouped
 from workbench.factorize.shape import Method, Stage, error_of, metric_of, params_of
 from workbench.factorize.sites import Site
@@ -18,6 +17,7 @@ from workbench.fisher import weighed
 from workbench.graph.trace import ChannelGraph
 from workbench.select.path import Path
 
+FEW = 10  # steps of a descent, after which it has gained all but a hundredth of what it can
 LADDER = "/rank"  # behind the layer's name: no module is called so
 
 
@@ -148,7 +148,7 @@ def _expected(method: Method, weight: Tensor, metric: Tensor, most: int, through
     """The errors at all ranks, less what the descent gains at a middle one: methods gain unequally."""
     errors = method.errors(weight, metric, most, through).view(most, -1)
     middle = (most + 1) // 2
-    fitted = error_of(weight - compose(method.factors(weight, middle, metric, STEPS)), metric)
+    fitted = error_of(weight - compose(method.factors(weight, middle, metric, FEW)), metric)
     return errors * min(1.0, fitted / errors[middle - 1, 0].clamp_min(torch.finfo(errors.dtype).tiny).item())
 
 
