@@ -233,6 +233,42 @@ def test_a_second_pass_over_factorised_layers(study: wb.Study, tmp_path: Path) -
     assert replays(restored, tmp_path / "second")
 
 
+@pytest.mark.parametrize("writer", ["onnx", "program"])
+def test_trained_factors_are_exported_restored_and_made_smaller_again(writer: str, tmp_path: Path) -> None:
+    """The whole life of a factorised model: what is trained is what is written, and what a second pass begins with."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(64, 2, 10, 10), torch.randint(5, (64,))
+    dense = Net().eval()
+    study = wb.Study(dense, x[:2], calibration=x.split(32), refinement=None)
+    small = study.compress(study.by_hand({
+        "first": wb.Rank("spatial_svd", 4), "down": wb.Rank("tucker", 6), "grouped": wb.Rank("spatial_svd", 5),
+        "up": wb.Rank("weight_svd", 6), "back": wb.Ratio(0.5),
+    }))  # fmt: skip
+    before = {name: parameter.clone() for name, parameter in small.model.named_parameters()}
+    wb.finetune(small.model, [*zip(x.split(16), labels.split(16), strict=True)], 2, teacher=dense)
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in small.model.named_parameters())
+    wanted = small.model(x)
+    small.save(tmp_path / "first")
+    restored = wb.restore(Net(), tmp_path / "first")
+    torch.testing.assert_close(restored(x), wanted)
+    if writer == "onnx":
+        runtime = pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        assert small.export_onnx(tmp_path / "small.onnx").any_batch
+        session = runtime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), wanted, atol=1e-4, rtol=1e-4)
+    else:
+        assert small.export_program(tmp_path / "small.pt2").any_batch
+        torch.testing.assert_close(torch.export.load(tmp_path / "small.pt2").module()(x), wanted)
+    again = wb.Study(restored, x[:2], calibration=x.split(32), methods=wb.Methods(), refinement=None)
+    second = again.compress(again.by_hand({"first.1": wb.Ratio(0.5), "down.1": wb.Rank("spatial_svd", 4)}))
+    assert second.model.first[0].out_channels == 2  # type: ignore[union-attr, index]
+    assert second.verification.ok
+    second.save(tmp_path / "second")
+    assert replays(wb.restore(restored, tmp_path / "second"), tmp_path / "second")
+
+
 def test_a_candidate_is_what_its_weight_says(study: wb.Study) -> None:
     """The search masks nothing for a rank: the model with the product of the factors in place scores the same."""
     search = study.search

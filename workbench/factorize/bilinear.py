@@ -20,7 +20,7 @@ from workbench.factorize.descent import descend
 from workbench.factorize.shape import error_of
 
 STEPS = 250
-ROUGH = 40  # steps after which the best quarter of the starts goes on
+MANY, ROUGH = 8, 40  # of so many starts the best quarter goes on after so many steps
 RANDOM, CHEAP = 30, 1 << 22  # starts at most, and multiplications of the metric for all of them at each step
 TINY = 1e-12
 
@@ -35,9 +35,10 @@ def fit(
     if metric is None:
         return plain
     error = _Error.of(weight, metric, outputs)
-    points, values = descend(error, error.balanced(error.starts(plain[0])), min(steps, ROUGH))
-    points, values = descend(error, _least(points, values, max(2, points.shape[1] // 4)), steps - ROUGH)
-    best = _least(points, values, 1)[:, 0]
+    starts = error.balanced(error.starts(plain[0]))
+    if starts.shape[1] >= MANY:
+        starts, steps = _least(*descend(error, starts, min(steps, ROUGH)), starts.shape[1] // 4), steps - ROUGH
+    best = _least(*descend(error, starts, steps), 1)[:, 0]
     found = torch.linalg.solve_triangular(error.root, best, upper=False, left=False), error.best(best[:, None])[:, 0]
     apart = [error_of(weight - composed(factors), metric) for factors in (found, plain)]
     return found if apart[0] <= apart[1] else plain  # rounding at ranks that lose nothing
