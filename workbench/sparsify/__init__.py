@@ -2,6 +2,7 @@
 
 Every pruner is one ``Rule`` of the three first, and one stage of a ``Recipe`` with the fourth: ``prune`` gives masks in
 one shot, ``wb.Sparsifier`` follows a recipe in a training loop, ``wb.winnow_masked`` removes what is masked whole.
+``prune_layerwise`` needs no training: the weights that stay make up for those that leave.
 """
 
 from __future__ import annotations
@@ -22,6 +23,17 @@ from workbench.sparsify.criteria import (
     SnipMomentum,
     Taylor,
     Wanda,
+)  # fmt: skip
+from workbench.sparsify.layerwise import (
+    Method,
+    Obc,
+    Problem,
+    Pruned,
+    Scored,
+    Solution,
+    SparseGpt,
+    Step,
+    prune_layerwise,
 )  # fmt: skip
 from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
 from workbench.sparsify.oneshot import prune
@@ -49,11 +61,12 @@ from workbench.sparsify.view import WeightView
 from workbench.sparsify.winnow import winnow_masked
 
 __all__ = [
-    "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion",
-    "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient",
-    "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Movement", "NofM", "OneShot",
-    "Own", "Pattern", "Penalty", "Polynomial", "Prune", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule",
-    "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor", "Together",
-    "Wanda", "WeightView", "average", "check", "columns", "greatest", "mask_", "prune", "rows", "sites_of",
-    "sparsity_of", "total", "winnow_masked", "zeros_of",
+    "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion", "Cubic",
+    "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient", "GroupLasso",
+    "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement", "NofM", "Obc",
+    "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Prune", "Pruned", "Random", "Recipe", "Regrow",
+    "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum",
+    "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Wanda", "WeightView", "average", "check",
+    "columns", "greatest", "mask_", "prune", "prune_layerwise", "rows", "sites_of", "sparsity_of",
+    "total", "winnow_masked", "zeros_of",
 ]  # fmt: skip

@@ -4,3 +4,13 @@ A method is a function from a ``Problem``, a pattern and an amount to a ``Soluti
 """
 
 from __future__ import annotations
+
+from workbench.sparsify.layerwise.obc import Obc
+from workbench.sparsify.layerwise.outcome import Pruned
+from workbench.sparsify.layerwise.problem import Method, Problem, Solution
+from workbench.sparsify.layerwise.scored import Scored
+from workbench.sparsify.layerwise.sparse_gpt import SparseGpt
+from workbench.sparsify.layerwise.step import Step
+from workbench.sparsify.layerwise.walk import prune_layerwise
+
+__all__ = ["Method", "Obc", "Problem", "Pruned", "Scored", "Solution", "SparseGpt", "Step", "prune_layerwise"]
