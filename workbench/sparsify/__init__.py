@@ -36,6 +36,7 @@ from workbench.sparsify.layerwise import (
     prune_layerwise,
 )  # fmt: skip
 from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
+from workbench.sparsify.obert import Obert, prune_obert
 from workbench.sparsify.oneshot import prune
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
 from workbench.sparsify.penalties import GroupLasso, Growing, Penalty, Slimming
@@ -63,10 +64,10 @@ from workbench.sparsify.winnow import winnow_masked
 __all__ = [
     "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion", "Cubic",
     "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient", "GroupLasso",
-    "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement", "NofM", "Obc",
+    "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement", "NofM", "Obc", "Obert",
     "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Prune", "Pruned", "Random", "Recipe", "Regrow",
     "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum",
     "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Wanda", "WeightView", "average", "check",
-    "columns", "greatest", "mask_", "prune", "prune_layerwise", "rows", "sites_of", "sparsity_of",
+    "columns", "greatest", "mask_", "prune", "prune_layerwise", "prune_obert", "rows", "sites_of", "sparsity_of",
     "total", "winnow_masked", "zeros_of",
 ]  # fmt: skip
