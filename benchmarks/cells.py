@@ -34,13 +34,14 @@ class Store:
     Raises
     ------
     ValueError
-        The file was written by other versions.
+        The file was written by other versions, or with other settings.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None, benchmark: str = "accuracy", **settings: Any):
         self.path = path
         self.rows: dict[Cell, Row] = {}
-        head = {"benchmark": "accuracy", "versions": {name: version(name) for name in ("workbench", "torch")}}
+        versions = {name: version(name) for name in ("workbench", "torch")}
+        head = {"benchmark": benchmark, "versions": versions, **settings}
         lines = path.read_text().splitlines() if path and path.exists() else []
         if not lines:
             self._write(head)

@@ -204,3 +204,26 @@ def test_latency(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row["plan_predicted_ms"] <= 0.9 * row["dense_predicted_ms"] + 1e-3
     assert row["met"] == (row["plan_share"] <= 0.9)
     assert len(row["predicted_measured_ms"]) == 1 + len(latency.SHARES)
+
+
+@pytest.mark.slow
+def test_sparsity(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way meets the share that was asked for; a second run trains nothing again, other settings are refused."""
+    whole = wb.data.fashion_mnist
+    monkeypatch.setattr(wb.data, "fashion_mnist", lambda split: tuple(tensor[:256] for tensor in whole(split)))
+    store, out = tmp_path / "cells.jsonl", tmp_path / "sparsity.json"
+    asked = ["--epochs", "2", "--seeds", "0", "--shares", "0.9", "--store", str(store), "--out", str(out)]
+    sparsity = load("sparsity")
+    sparsity.main(asked)
+    rows = {row["method"]: row for row in json.loads(out.read_text())["rows"]}
+    assert len(rows) == 1 + len(sparsity.ELEMENTS) + len(sparsity.PATTERNS)
+    for name in sparsity.ELEMENTS:
+        assert rows[name]["sparsity"] == pytest.approx(0.9, abs=0.005)
+    assert rows["2:4, gradual"]["sparsity"] == 0.5
+    assert rows["dense"]["loss"] == 0
+    cells = store.read_text()
+    sparsity.main([*asked, "--markdown"])
+    assert store.read_text() == cells
+    assert "| way | masked | accuracy | points lost |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        sparsity.main([*asked, "--epochs", "3"])

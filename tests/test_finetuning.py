@@ -173,3 +173,13 @@ def test_what_cannot_be_trained_is_refused() -> None:
         wb.finetune(net(), (batch for batch in loader()))
     with pytest.raises(TypeError, match="LBFGS needs a closure"):
         wb.finetune(net(), loader(), optimizer=torch.optim.LBFGS)
+
+
+def test_a_penalty_is_a_part_of_the_loss() -> None:
+    """Without anything else to learn, it is all that moves the weights."""
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().abs().sum()
+    options: dict[str, Any] = {"loss": lambda output, batch: 0 * output.sum()}
+    done = wb.finetune(model, [(torch.randn(4, 3), None)] * 20, penalty=lambda: model.weight.abs().sum(), **options)
+    assert model.weight.detach().abs().sum() < before
+    assert 0 < done.losses[0] <= before

@@ -44,7 +44,7 @@ def finetune(
     model: nn.Module, loader: Iterable[Any], epochs: int = 1, *, teacher: nn.Module | None = None,
     distillation: float = 0.5, temperature: float = 2.0, loss: Callable[[Any, Any], Tensor] | None = None,
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAMW, warm_up: float = 0.1,
-    checkpoint: str | os.PathLike[str] | None = None, seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None, seed: int = 0, penalty: Callable[[], Tensor] | None = None,
 ) -> Finetuned:  # fmt: skip
     """Train a model in place: all its parameters that require gradients, in training mode, BN by the batch.
 
@@ -67,6 +67,7 @@ def finetune(
     checkpoint : a safetensors file written after every epoch; the same call, on the model as it was at first, goes on
         from there to the same weights. Which data the loader yields is not checked
     seed : of what is drawn
+    penalty : a term that is added to the loss of every step, as ``Sparsifier.penalty``
 
     Raises
     ------
@@ -96,6 +97,7 @@ def finetune(
     wanted = {
         "steps": steps, "epochs": epochs, "seed": seed, "warm_up": warm_up,
         "loss": name_of(loss) if loss else [distillation, temperature], "optimizer": repr(optimiser),
+        "penalty": name_of(penalty) if penalty else None,
         "model": digest_of(model), "teacher": digest_of(teacher) if teacher is not None else None,
     }  # fmt: skip
     rates = [group["lr"] for group in optimiser.param_groups]
@@ -111,7 +113,7 @@ def finetune(
                 factor = _schedule(step, epochs * steps, warm_up)
                 for group, rate in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = factor * rate
-                total += _step(model, optimiser, measure, batch, step)
+                total += _step(model, optimiser, measure, penalty, batch, step)
             losses.append(total / steps)
             if path is not None:
                 save(path, model, optimiser, wanted | {"losses": losses})
@@ -119,13 +121,16 @@ def finetune(
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, measure: Callable[[Any, Any], Tensor], batch: Any, step: int
-) -> float:
+    model: nn.Module, optimiser: torch.optim.Optimizer, measure: Callable[[Any, Any], Tensor],
+    penalty: Callable[[], Tensor] | None, batch: Any, step: int,
+) -> float:  # fmt: skip
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise ValueError(f"the loader yields a {type(batch).__name__}; let it yield (inputs, labels)")
     optimiser.zero_grad()
     with torch.enable_grad():
         value = measure(Inputs.of(batch[0])(model), batch)
+        if penalty is not None:
+            value = value + penalty()
         if not value.isfinite():
             raise ValueError(f"the loss is {value.item()} at step {step}; lower the rate or look at the batch")
         value.backward()

@@ -13,8 +13,9 @@ import pytest
 from workbench import cli
 from workbench.batch import schema
 from workbench.batch.faults import BadJobs
-from workbench.batch.jobfile import LARGEST, read_jobs
+from workbench.batch.jobfile import read_jobs
 from workbench.batch.runs import Run, runs_of
+from workbench.batch.textfile import LARGEST
 from workbench.select import BY_NAME
 from workbench.sensitivity import MODES
 

@@ -53,14 +53,18 @@ def test_each_layer_loses_exactly(pattern: str, equal: bool, amount: float) -> N
 
 @pytest.mark.parametrize("equal", [False, True], ids=["", "all equal"])
 @pytest.mark.parametrize("scope", [sp.Together(), sp.Together(0.1, 0.7), sp.Erk()], ids=repr)
+@pytest.mark.parametrize("pattern", ["elements", "rows", "blocks"])
 @given(amount=st.floats(0.2, 0.6))
-@settings(max_examples=12, deadline=None)
-def test_all_together_lose_exactly(scope: sp.Scope, equal: bool, amount: float) -> None:
-    masks = sp.prune(net(equal), amount, sp.Rule(scope=scope))
-    assert sum(map(gone, masks.values())) == round(amount * sum(SIZES.values()))
+@settings(max_examples=6, deadline=None)
+def test_all_together_lose_exactly(pattern: str, scope: sp.Scope, equal: bool, amount: float) -> None:
+    arrangement, units = PATTERNS[pattern]
+    masks = sp.prune(net(equal), amount, sp.Rule(pattern=arrangement, scope=scope))
+    lost = {name: gone(masks[name]) // size for name, (_, size) in units.items()}
+    assert {name: gone(mask) for name, mask in masks.items()} == {n: lost[n] * size for n, (_, size) in units.items()}
+    assert sum(lost.values()) == round(amount * sum(count for count, _ in units.values()))
     if isinstance(scope, sp.Together):
-        for name, size in SIZES.items():
-            assert round(scope.minimum * size) <= gone(masks[name]) <= round(scope.maximum * size)
+        for name, (count, _) in units.items():
+            assert round(scope.minimum * count) <= lost[name] <= round(scope.maximum * count)
 
 
 def test_ties_go_by_their_place() -> None:
@@ -261,3 +265,13 @@ def test_heads_leave_through_their_group() -> None:
     rows = masks["blocks.0.qkv.weight"].any(1).view(3, 6, 16)  # query, key, value; heads; features
     assert (rows == rows[:1, :, :1]).all()
     assert int((~rows[0, :, 0]).sum()) == 2
+
+
+def test_what_is_gone_already_may_be_more_than_a_pattern_lets_leave() -> None:
+    """Three of four inputs are masked before: 2:4 then has nothing to take there, and two elsewhere."""
+    model = nn.Sequential(nn.Linear(8, 3))
+    before = torch.ones(3, 8, dtype=torch.bool)
+    before[:, :3] = False
+    masks = sp.prune(model, 0.5, sp.Rule(pattern=sp.NofM()), masks={"0.weight": before})
+    assert masks["0.weight"][:, :4].tolist() == [[False, False, False, True]] * 3
+    assert masks["0.weight"][:, 4:].sum(1).tolist() == [2, 2, 2]

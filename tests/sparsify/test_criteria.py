@@ -49,7 +49,7 @@ def gradients(layer: int) -> list[Tensor]:
     model, found = net(), []
     for batch in BATCHES:
         model.zero_grad()
-        loss(model(batch), None).backward()
+        (loss(model(batch), None) / len(batch)).backward()
         found.append(model[layer].weight.grad.clone())  # type: ignore[union-attr]
     return found
 

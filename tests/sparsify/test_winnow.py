@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import workbench as wb
 from tests.models import TOYS, Lambda, Toy, call, difference
 from workbench import sparsify as sp
-from workbench.graph.dead import dead_units
+from workbench.graph.dead import dead_units, readings_of
 from workbench.sparsify import winnow
 
 SLOW = {"vgg": pytest.mark.slow, "mobilenetv2": pytest.mark.slow}
@@ -204,6 +205,32 @@ def test_heads_whose_values_are_masked_leave() -> None:
     keys[2] = True  # values that are made must stay, though nobody asks for them
     same = wb.winnow_masked(model, {"blocks.2.qkv.weight": keys.view(288, 96)}, x[:2])
     assert size(same) == size(model)
+
+
+def attended(m: nn.Module, x: Tensor) -> Tensor:
+    q, k, v = m.query(x)[:, None], m.key(x)[:, None], (m.value(x) + m.position.weight)[:, None]
+    return m.read(F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_a_constant_that_differs_from_token_to_token_is_attended_to(moving: bool) -> None:
+    """Where all tokens have the same value it comes out as it is; else it depends on who looks at whom."""
+    torch.manual_seed(0)
+    model = Lambda(
+        attended, query=nn.Linear(4, 6), key=nn.Linear(4, 6), value=nn.Linear(4, 6), position=nn.Embedding(5, 6),
+        read=nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    if not moving:
+        model.position.weight.data[1:] = model.position.weight.data[0]
+    mask = torch.ones(6, 4, dtype=torch.bool)
+    mask[2:4] = False
+    x = torch.randn(3, 5, 4)
+    graph = wb.trace(sp.mask_(copy.deepcopy(model), {"value.weight": mask}), x)
+    reading = readings_of(graph)[next(layer.node for layer in graph.layers if layer.name == "read")]
+    assert reading.constant.nonzero().flatten().tolist() == ([] if moving else [2, 3])
+    assert dead_units(graph).units["value"] == (() if moving else (2, 3))
+    small = wb.winnow_masked(model, {"value.weight": mask}, x)
+    assert apart(sp.mask_(copy.deepcopy(model), {"value.weight": mask}), small, x) < 1e-6
 
 
 def test_a_norm_over_channels_holds_them() -> None:

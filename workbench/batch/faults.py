@@ -1,8 +1,9 @@
-"""What is wrong with a job file: each fault with its place, its value, what is allowed and what may have been meant."""
+"""What is wrong with a file: each fault with its place, its value, what is allowed and what may have been meant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,14 +14,31 @@ from workbench.batch.schema import Job, JobFile, Method, Settings, Share, allowe
 LONGEST = 60  # characters of a value that is shown
 
 
-class BadJobs(ValueError):
-    """A job file that cannot be run, with all that is wrong in it."""
+class Faulty(ValueError):
+    """A file that cannot be used, with all that is wrong in it. ``what`` is what people call such a file."""
+
+    what = "file"
 
     def __init__(self, source: str, faults: Sequence[str]):
         self.faults = tuple(faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         lines = [f"{source} has {count}, nothing was started:", *(f"  {fault}" for fault in faults)]
         super().__init__("\n".join(lines))
+
+
+class BadJobs(Faulty):
+    """A job file that cannot be run."""
+
+    what = "job file"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a kind of file may hold: what is ``allowed`` in each field, by its name, and the fields of a table, by the
+    names that lead to one of them."""
+
+    allowed: Mapping[str, str]
+    fields: Callable[[Sequence[str]], list[str]]
 
 
 def shown(value: Any) -> str:
@@ -36,12 +54,13 @@ def meant(value: object, names: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-def faults_of(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
-    """One sentence a fault, in the file's order."""
-    return [_fault(one, data) for one in error.errors(include_url=False, include_context=True)]
+def faults_of(error: ValidationError, data: Mapping[str, Any], layout: Layout | None = None) -> list[str]:
+    """One sentence a fault, in the file's order; by default of a job file."""
+    layout = layout or Layout(allowed(), _fields)
+    return [_fault(one, data, layout) for one in error.errors(include_url=False, include_context=True)]
 
 
-def _fault(error: Any, data: Any) -> str:
+def _fault(error: Any, data: Any, layout: Layout) -> str:
     path, field, tables = "", "", ["", *(part for part in error["loc"] if isinstance(part, str))]
     for part in error["loc"]:
         if isinstance(part, int):
@@ -53,14 +72,14 @@ def _fault(error: Any, data: Any) -> str:
             data = data.get(part) if isinstance(data, Mapping) else None
     kind = error["type"]
     if kind == "extra_forbidden":
-        fields = _fields(tables)
+        fields = layout.fields(tables)
         near = meant(field, fields) or f"; allowed are {', '.join(fields)}"
         return f"{path}: there is no such field{near}"
     if kind == "missing":
-        return f"{path}: is missing; give {allowed()[field]}"
+        return f"{path}: is missing; give {layout.allowed[field]}"
     if kind == "value_error":
         return f"{path}: {str(error['msg']).removeprefix('Value error, ')}"
-    what = allowed().get(field, "a table")
+    what = layout.allowed.get(field, "a table")
     choices = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
     return f"{path}: is {shown(data)}, which is not allowed; give {what}{meant(data, choices)}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,7 @@ from pydantic import ValidationError
 from workbench.batch.checks import cross_faults
 from workbench.batch.faults import BadJobs, faults_of, meant
 from workbench.batch.schema import JobFile
-
-LARGEST = 10**6  # bytes
-SUFFIXES = (".toml", ".yaml", ".yml")
+from workbench.batch.textfile import parsed
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ def read_jobs(
     """
     path = None if isinstance(jobs, Mapping) else Path(jobs)
     source = str(path) if path else "the jobs"
-    data: Any = copy.deepcopy(dict(jobs)) if isinstance(jobs, Mapping) else _parsed(Path(jobs))
+    data: Any = copy.deepcopy(dict(jobs)) if isinstance(jobs, Mapping) else parsed(Path(jobs), BadJobs)
     if not isinstance(data, dict):
         raise BadJobs(source, ["the file holds no table of fields; it must at least have [[jobs]]"])
     for override in overrides:
@@ -65,38 +62,6 @@ def read_jobs(
     if faults or file is None:
         raise BadJobs(source, faults)
     return Jobs(file, (path.parent if path else Path()).resolve(), source)
-
-
-def _parsed(path: Path) -> Any:
-    if path.suffix not in SUFFIXES:
-        raise BadJobs(str(path), [f'the file is called "{path.name}"; a job file ends with {", ".join(SUFFIXES)}'])
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise BadJobs(str(path), [f"the file has more than {LARGEST:,} bytes; a job file is shorter"])
-    try:
-        text = content.decode()
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise BadJobs(str(path), [f"byte {error.start} is not UTF-8; save the file as UTF-8"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadJobs(str(path), [f"this is not TOML: {error}{_line(text, str(error))}"]) from None
-    except RecursionError:
-        raise BadJobs(str(path), ["the file is nested too deeply; a job file needs three levels"]) from None
-    from workbench.batch.yamlfile import parse
-
-    return parse(text, path)
-
-
-def _line(text: str, error: str) -> str:
-    """The line, and what newcomers to TOML forget most where it looks like that."""
-    line = re.search(r"line (\d+)", error)
-    lines = text.splitlines()
-    at = lines[int(line[1]) - 1].strip() if line and 0 < int(line[1]) <= len(lines) else ""
-    bare = re.fullmatch(r"[\w.-]+\s*=\s*[A-Za-z][^\"']*", at)
-    hint = "; texts stand in quotes" if bare else "; a key may stand once" if "overwrite" in error else ""
-    return f"; the line is: {at[:60]}{hint}" if at else ""
 
 
 def _override(data: dict[str, Any], override: str, source: str) -> None:

@@ -1,4 +1,4 @@
-"""YAML job files: the plain part of YAML, without tags, anchors or a key that stands twice."""
+"""YAML files: the plain part of YAML, without tags, anchors or a key that stands twice."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from workbench.batch.faults import BadJobs
+from workbench.batch.faults import Faulty
 
 
-def parse(text: str, path: Path) -> Any:
+def parse(text: str, path: Path, wrong: type[Faulty]) -> Any:
     """The content of a YAML file.
 
     Raises
     ------
-    BadJobs
-        It is no YAML, or more of YAML than a job file needs.
+    Faulty
+        It is no YAML, or more of YAML than such a file needs; of the kind ``wrong``.
     ModuleNotFoundError
         PyYAML is missing.
     """
     if importlib.util.find_spec("yaml") is None:
-        raise ModuleNotFoundError("YAML needs yaml; pip install 'workbench[yaml]', or write the job file in TOML")
+        raise ModuleNotFoundError(f"YAML needs yaml; pip install 'workbench[yaml]', or write the {wrong.what} in TOML")
     import yaml
 
     try:
-        node = _composed(text)
-        return _plain(node) if node is not None else {}
+        node = composed(text)
+        return plain(node) if node is not None else {}
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
-        raise BadJobs(str(path), [f"this is not YAML: {said}"]) from None
+        raise wrong(str(path), [f"this is not YAML: {said}"]) from None
     except _Extra as error:
-        raise BadJobs(str(path), [str(error)]) from None
+        raise wrong(str(path), [str(error)]) from None
     except RecursionError:
-        raise BadJobs(str(path), ["the file is nested too deeply; a job file needs three levels"]) from None
+        raise wrong(str(path), [f"the file is nested too deeply; a {wrong.what} needs three levels"]) from None
 
 
 class _Extra(Exception):
-    """More of YAML than a job file needs."""
+    """More of YAML than a file of ours needs."""
 
 
-def _composed(text: str) -> Any:
+def composed(text: str) -> Any:
+    """The nodes of a YAML text, or None; their tags are still there."""
     import yaml
 
     for event in yaml.parse(text, yaml.SafeLoader):
@@ -49,7 +50,8 @@ def _composed(text: str) -> Any:
     return yaml.compose(text, yaml.SafeLoader)
 
 
-def _plain(node: Any) -> Any:
+def plain(node: Any) -> Any:
+    """What a node holds, whatever its tag."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
@@ -60,10 +62,10 @@ def _plain(node: Any) -> Any:
                 raise _Extra(f"line {line}: a key must be a plain name")
             if key.value in found:
                 raise _Extra(f'line {line}: the key "{key.value}" stands twice; keep one')
-            found[key.value] = _plain(value)
+            found[key.value] = plain(value)
         return found
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item) for item in node.value]
+        return [plain(item) for item in node.value]
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node)

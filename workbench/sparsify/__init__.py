@@ -8,6 +8,7 @@ one shot, ``wb.Sparsifier`` follows a recipe in a training loop, ``wb.winnow_mas
 from __future__ import annotations
 
 from workbench.sparsify.amounts import Absolute, Amount, Further
+from workbench.sparsify.convert import Converted, from_nni, from_sparseml
 from workbench.sparsify.criteria import (
     Activation,
     Criterion,
@@ -40,6 +41,7 @@ from workbench.sparsify.obert import Obert, prune_obert
 from workbench.sparsify.oneshot import prune
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
 from workbench.sparsify.penalties import GroupLasso, Growing, Penalty, Slimming
+from workbench.sparsify.recipe_file import BadRecipe, Program, Training, read_recipe
 from workbench.sparsify.rule import Channels, Rule
 from workbench.sparsify.schedules import (
     Alternating,
@@ -62,12 +64,13 @@ from workbench.sparsify.view import WeightView
 from workbench.sparsify.winnow import winnow_masked
 
 __all__ = [
-    "Above", "Absolute", "Activation", "Alternating", "Amount", "Blocks", "Channels", "Cosine", "Criterion", "Cubic",
-    "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian", "Gradient", "GroupLasso",
-    "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement", "NofM", "Obc", "Obert",
-    "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Prune", "Pruned", "Random", "Recipe", "Regrow",
-    "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum",
-    "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Wanda", "WeightView", "average", "check",
-    "columns", "greatest", "mask_", "prune", "prune_layerwise", "prune_obert", "rows", "sites_of", "sparsity_of",
-    "total", "winnow_masked", "zeros_of",
+    "Above", "Absolute", "Activation", "Alternating", "Amount", "BadRecipe", "Blocks", "Channels", "Converted",
+    "Cosine", "Criterion", "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian",
+    "Gradient", "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement",
+    "NofM", "Obc", "Obert", "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Program", "Prune",
+    "Pruned", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices",
+    "Slimming", "Snip", "SnipMomentum", "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Training",
+    "Wanda", "WeightView", "average", "check", "columns", "from_nni", "from_sparseml", "greatest", "mask_", "prune",
+    "prune_layerwise", "prune_obert", "read_recipe", "rows", "sites_of", "sparsity_of", "total", "winnow_masked",
+    "zeros_of",
 ]  # fmt: skip

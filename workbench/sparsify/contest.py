@@ -50,15 +50,15 @@ class Contest:
         places = torch.arange(order.shape[1], device=order.device).expand_as(order)
         return torch.empty_like(order).scatter_(1, order, places)
 
-    def without(self, number: int) -> Tensor:
+    def without(self, number: int, gone: int = 0) -> Tensor:
         """Which units stay when so many of every set leave, bool ``[sets, units]``.
 
         Raises
         ------
         ValueError
-            The pattern lets fewer leave.
+            The pattern lets fewer leave, and not so many are ``gone`` for another reason.
         """
-        most = self.units.most(self.worth.shape[1])
+        most = max(self.units.most(self.worth.shape[1]), gone)
         if number > most:
             raise ValueError(
                 f"{number} of {self.worth.shape[1]} units of {self.name} shall leave, and at most {most} may; ask for "

@@ -22,16 +22,16 @@ Activations = dict[str, dict[str, Tensor]]  # by need, then by the weight's name
 
 
 def gradients(model: nn.Module, calibration: Any, loss: Loss | None, seed: int) -> Iterator[dict[str, Tensor]]:
-    """The gradients of every batch, in eval mode, by the parameter's name; the model's own are left alone.
+    """The mean gradients of every batch, in eval mode, by the parameter's name; the model's own are left alone.
 
-    ``loss(output, inputs)`` is by default the cross-entropy against labels drawn from the output, summed over samples.
+    ``loss(output, inputs)``, summed over samples, is by default the cross-entropy against labels drawn from the output.
     """
     generator = torch.Generator().manual_seed(seed)
     loss = loss or (lambda output, _inputs: drawn_loss(output, generator))
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for inputs in Batches.of(calibration):
         with evaluating(model), torch.enable_grad():
-            value = loss(inputs(model), inputs)
+            value = loss(inputs(model), inputs) / (inputs.batch or 1)
             found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         yield {name: grad for name, grad in zip(parameters, found, strict=True) if grad is not None}
 

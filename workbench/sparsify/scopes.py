@@ -151,15 +151,12 @@ class Above:
 
 
 def _from_sets(contest: Contest, amount: Amount) -> Tensor:
-    """The same share of every set. Where sets lost different numbers before, each goes on from its own."""
-    counts = [amount.count(contest.worth.shape[1], gone) for gone in contest.gone.sum(1).unique().tolist()]
-    numbers = dict(zip(contest.gone.sum(1).unique().tolist(), counts, strict=True))
-    if len(set(counts)) == 1:
-        return contest.without(counts[0])
+    """The same share of every set; where sets lost different numbers before, each goes on from its own."""
     kept = torch.empty_like(contest.gone)
-    for gone, count in numbers.items():
-        some = contest.gone.sum(1) == gone
-        kept[some] = contest.without(count)[some]
+    before = contest.gone.sum(1)
+    for gone in before.unique().tolist():
+        some = before == gone
+        kept[some] = contest.without(amount.count(contest.worth.shape[1], gone), gone)[some]
     return kept
 
 

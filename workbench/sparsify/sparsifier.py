@@ -129,7 +129,7 @@ class Sparsifier:
     def attach(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Call ``step()`` after each of the optimiser's own, whoever makes it; returns the optimiser.
 
-        Steps that a gradient scaler skips are none, so that they do not count.
+        Steps that a gradient scaler skips are none, so that they do not count. A copy of the optimiser is not attached.
         """
         self.optimizer = optimizer
         optimizer.register_step_post_hook(self._after)
