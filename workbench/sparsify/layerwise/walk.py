@@ -141,9 +141,10 @@ class _Walk:
         self.changed: dict[str, Tensor] = {}
 
     def run(self, progress: bool) -> tuple[list[Step], Masks]:
-        """Every operation in order."""
+        """Every operation in order, up to the last layer that is pruned: a head's outputs are large, and nobody's."""
         steps, masks = [], {}
-        for node in tqdm(self.program.nodes, "prune", disable=not progress, unit="op"):
+        last = max(place for place, node in enumerate(self.program.nodes) if node.name in self.layers)
+        for node in tqdm(self.program.nodes[: last + 1], "prune", disable=not progress, unit="op"):
             for values in self.dense:
                 self.program.run([node], values)
             layer = self.layers.get(node.name)
