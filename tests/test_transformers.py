@@ -66,11 +66,14 @@ def test_heads_and_neurons_leave(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_leave_in_twos_of_four(name: str) -> None:
-    """By exactly half in every layer, with less error at the output than magnitude has on the same inputs."""
+    """By exactly half in every layer but one that reads three colours, with less error at the output than magnitude."""
     _, model, inputs = case(name)
-    graph, data = wb.trace(model, inputs), [inputs.take(8)]
-    ours = sp.prune_layerwise(graph, 0.5, pattern=sp.NofM(2, 4), calibration=data)
-    plain = sp.prune_layerwise(graph, 0.5, sp.Scored(), sp.NofM(2, 4), calibration=data, correct=False, refit=0)
+    graph = wb.trace(model, inputs)
+    odd = [layer.name for layer in graph.layers if layer.shape[1] % 4]
+    assert len(odd) <= 1
+    options: Any = {"pattern": sp.NofM(2, 4), "calibration": [inputs.take(8)], "ignore": odd}
+    ours = sp.prune_layerwise(graph, 0.5, **options)
+    plain = sp.prune_layerwise(graph, 0.5, sp.Scored(), correct=False, refit=0, **options)
     assert ours.sparsity == plain.sparsity == 0.5
     sp.check(ours.model, ours.masks)
     dense, *found = (leaves(one, inputs)[0] for one in (model, ours.model, plain.model))
