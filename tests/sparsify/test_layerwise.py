@@ -136,12 +136,13 @@ def test_obc_takes_the_cheapest_each_time() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_obc_gives_each_row_its_number(seed: int) -> None:
-    """Over the whole matrix at most what the same number in each row costs; brute force bounds one row from below."""
+    """Rows that matter little give up more; brute force bounds one row from below."""
     given_ = problem(outputs=4, columns=8, seed=seed)
+    given_.weight.mul_(torch.tensor([0.1, 0.5, 1.0, 3.0])[:, None])
     matrix = given_.damped(0.01)
     whole, each = (Obc()(given_, sp.Elements(by_row), sp.Absolute(0.5)) for by_row in (False, True))
     damped = Problem("layer", given_.weight, matrix, given_.inputs, given_.gone)
-    assert damped.lost(whole.weight) <= damped.lost(each.weight) * 1.02
+    assert damped.lost(whole.weight) < 0.7 * damped.lost(each.weight)
     sparse_gpt = SparseGpt()(given_, sp.Elements(by_row=True), sp.Absolute(0.5))
     assert damped.lost(each.weight) <= damped.lost(sparse_gpt.weight)
     row = Problem("layer", given_.weight[:, :1], matrix, given_.inputs, given_.gone[:, :1])

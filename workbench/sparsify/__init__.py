@@ -34,6 +34,8 @@ from workbench.sparsify.layerwise import (
     Solution,
     SparseGpt,
     Step,
+    by_sensitivity,
+    owl,
     prune_layerwise,
 )  # fmt: skip
 from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
@@ -70,7 +72,7 @@ __all__ = [
     "NofM", "Obc", "Obert", "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Program", "Prune",
     "Pruned", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices",
     "Slimming", "Snip", "SnipMomentum", "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Training",
-    "Wanda", "WeightView", "average", "check", "columns", "from_nni", "from_sparseml", "greatest", "mask_", "prune",
-    "prune_layerwise", "prune_obert", "read_recipe", "rows", "sites_of", "sparsity_of", "total", "winnow_masked",
-    "zeros_of",
+    "Wanda", "WeightView", "average", "by_sensitivity", "check", "columns", "from_nni", "from_sparseml", "greatest",
+    "mask_", "owl", "prune", "prune_layerwise", "prune_obert", "read_recipe", "rows", "sites_of", "sparsity_of",
+    "total", "winnow_masked", "zeros_of",
 ]  # fmt: skip
