@@ -271,3 +271,46 @@ def test_opening(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert found["bytes"] < 60_000  # twenty layers, nine widths
     assert 0 < found["seconds"] == sorted(found["all_seconds"])[1]
+
+
+class Sentences(torch.nn.Module):
+    """As small as an embedder can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = torch.nn.Embedding(50, 8)
+        layers = [torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 8)]
+        self.bert = torch.nn.ModuleDict({"encoder": torch.nn.Sequential(*layers)})
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        states = self.bert["encoder"](self.words(ids)) * mask[..., None]
+        return torch.nn.functional.normalize(states.mean(1), dim=1)
+
+
+def test_oneshot(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way gives a row; a second run measures nothing again; other settings are refused."""
+    oneshot, sentences = load("oneshot"), load("sentences")
+
+    def text(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        ids = torch.randint(50, (count, 6), generator=torch.Generator().manual_seed(count))
+        return [(ids, torch.ones_like(ids))]
+
+    for name, fake in (("load", Sentences), ("calibration", text), ("held_out", text)):
+        monkeypatch.setattr(sentences, name, fake)
+    asked = ["--samples", "40", "--test", "24", "--store", str(tmp_path / "cells.jsonl")]
+    oneshot.main(asked)
+    rows = {(row["method"], row["leaves"], row["share"]): row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert len(rows) == 2 * 6 + 2 * 4
+    for row in rows.values():
+        assert row["interval"][0] <= row["cosine"] <= row["interval"][1] <= 1 + 1e-6
+    for pattern in ("elements", "2:4"):
+        assert {rows[method, pattern, 0.5]["left_out"] for method in oneshot.MASKED} == {0.5}
+        ours, plain = (rows[method, pattern, 0.5]["cosine"] for method in ("prune_layerwise", "magnitude"))
+        assert ours > plain
+    kept = (tmp_path / "cells.jsonl").read_text()
+    oneshot.main([*asked, "--markdown"])
+    assert (tmp_path / "cells.jsonl").read_text() == kept
+    assert capsys.readouterr().out.startswith("|  | elements, 50% | 2:4, 50% | heads and neurons, 25% |")
+    with pytest.raises(SystemExit):
+        oneshot.main(["--samples", "8", *asked[2:]])

@@ -35,6 +35,16 @@ def test_sums_over_explicit_rows(rows: tuple[torch.Tensor, torch.Tensor]) -> Non
         assert moments.count == 50
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(1, 300, 4).to(dtype), torch.randn(1, 300, 2).to(dtype)
+    moments = Moments.empty(1, 4, 2)
+    moments.add(x, y)
+    torch.testing.assert_close(moments.xy[:, :-1], x.double().mT @ y.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(moments.xx[:, :-1, :-1], x.double().mT @ x.double(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
 def test_all_blocks_of_a_wide_layer_are_there(size: int) -> None:
     x, y = torch.randn(1, 40, size, dtype=torch.float64), torch.randn(1, 40, 2, dtype=torch.float64)

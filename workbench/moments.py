@@ -34,7 +34,8 @@ class Moments:
         return cls(xx, xy, yy)
 
     def add(self, rows: Tensor, targets: Tensor) -> None:
-        """Gather rows ``[groups, n, p]`` and what they should give ``[groups, n, q]``."""
+        """Gather rows ``[groups, n, p]`` and what they should give ``[groups, n, q]``; of half precision in float32."""
+        rows, targets = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (rows, targets))
         # float32 products of one batch, summed in float64: no sum grows long enough to lose digits
         size = rows.shape[-1]
         for start in range(0, size, BLOCK):  # half of a symmetric matrix is enough

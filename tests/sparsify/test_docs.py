@@ -29,9 +29,10 @@ def test_a_named_test_exists(named: str) -> None:
 
 @pytest.mark.parametrize("line", sorted(set(LINES)))
 def test_a_line_runs(line: str) -> None:
-    model = nn.Sequential(nn.Linear(4, 2))
+    model, x = nn.Sequential(nn.Linear(4, 2)), torch.randn(8, 4)
     given = {
-        "sp": sp, "wb": wb, "model": model, "masks": sp.prune(model, 0.5), "function": lambda view: view.weight,
+        "sp": sp, "wb": wb, "model": model, "x": x, "graph": wb.trace(model, x),
+        "masks": sp.prune(model, 0.5), "function": lambda view: view.weight,
         "plan": type("Plan", (), {"kept": {}, "units": {}}), "config_list": [],
         "recipe": "modifiers:\n- !ConstantPruningModifier {start_epoch: 0}",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 Every pruner is one ``Rule`` of the three first, and one stage of a ``Recipe`` with the fourth: ``prune`` gives masks in
 one shot, ``wb.Sparsifier`` follows a recipe in a training loop, ``wb.winnow_masked`` removes what is masked whole.
+``prune_layerwise`` needs no training: the weights that stay make up for those that leave.
 """
 
 from __future__ import annotations
@@ -24,7 +25,21 @@ from workbench.sparsify.criteria import (
     Taylor,
     Wanda,
 )  # fmt: skip
+from workbench.sparsify.layerwise import (
+    Method,
+    Obc,
+    Problem,
+    Pruned,
+    Scored,
+    Solution,
+    SparseGpt,
+    Step,
+    by_sensitivity,
+    owl,
+    prune_layerwise,
+)  # fmt: skip
 from workbench.sparsify.masks import check, mask_, sparsity_of, zeros_of
+from workbench.sparsify.obert import Obert, prune_obert
 from workbench.sparsify.oneshot import prune
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, Slices, average, columns, greatest, rows, total
 from workbench.sparsify.penalties import GroupLasso, Growing, Penalty, Slimming
@@ -53,10 +68,11 @@ from workbench.sparsify.winnow import winnow_masked
 __all__ = [
     "Above", "Absolute", "Activation", "Alternating", "Amount", "BadRecipe", "Blocks", "Channels", "Converted",
     "Cosine", "Criterion", "Cubic", "Each", "Elements", "Erk", "Exponential", "Fisher", "Further", "GeometricMedian",
-    "Gradient", "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Movement", "NofM",
-    "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Program", "Prune", "Random", "Recipe", "Regrow", "Rounds",
-    "Rule", "Schedule", "Scope", "Shares", "Site", "Slices", "Slimming", "Snip", "SnipMomentum", "Sparsifier", "Taylor",
-    "Together", "Training", "Wanda", "WeightView", "average", "check", "columns", "from_nni", "from_sparseml",
-    "greatest", "mask_", "prune", "read_recipe", "rows", "sites_of", "sparsity_of", "total", "winnow_masked",
-    "zeros_of",
+    "Gradient", "GroupLasso", "Growing", "Hold", "Lamp", "Late", "Linear", "Magnitude", "Masks", "Method", "Movement",
+    "NofM", "Obc", "Obert", "OneShot", "Own", "Pattern", "Penalty", "Polynomial", "Problem", "Program", "Prune",
+    "Pruned", "Random", "Recipe", "Regrow", "Rounds", "Rule", "Schedule", "Scope", "Scored", "Shares", "Site", "Slices",
+    "Slimming", "Snip", "SnipMomentum", "Solution", "SparseGpt", "Sparsifier", "Step", "Taylor", "Together", "Training",
+    "Wanda", "WeightView", "average", "by_sensitivity", "check", "columns", "from_nni", "from_sparseml", "greatest",
+    "mask_", "owl", "prune", "prune_layerwise", "prune_obert", "read_recipe", "rows", "sites_of", "sparsity_of",
+    "total", "winnow_masked", "zeros_of",
 ]  # fmt: skip
