@@ -198,6 +198,12 @@ def test_export(compressed: Path, tmp_path: Path, capsys: Capture, monkeypatch: 
     assert all(one["any_batch"] and one["worst"] < 1e-4 and one["bytes"] > 1000 for one in found)
     assert cli.main(arguments) == cli.DONE
     assert capsys.readouterr().out.count("any batch, within ") == 2
+    assert cli.main([*arguments[:4], "--int8", "--json"]) == cli.DONE
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["bytes"] < found[0]["bytes"]
+    assert one["int8"]["score"] == "test accuracy"
+    assert list(one["int8"]["scores"]) == ["original", "float", "int8"]
+    assert one["int8"]["error"] < 0.1
     monkeypatch.setattr("workbench.deploy.onnx.NEEDS", ("onnx_of_another_world",))
     assert cli.main(arguments) == cli.FAILED
     assert said(capsys) == "ONNX needs onnx_of_another_world; pip install 'workbench[onnx]'"
@@ -218,6 +224,7 @@ def compress(budget: str, model: str = "vgg", out: str = "out") -> list[str]:
         (["demo", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["sensitivity", "--model", "lenet"], "the zoo has no network 'lenet'; choose one of vgg, resnet20"),
         (["export", "."], "name a file to write: --onnx FILE, --pt2 FILE, or both"),
+        (["export", ".", "--pt2", "x.pt2", "--int8"], "--int8 is of an ONNX file; name one: --onnx FILE"),
         (["export", ".", "--onnx", "x.onnx"], ". holds no compressed model: there is no plan.json in it"),
         (compress("macs=0"), "the budget macs=0.0 is not a share of the original; give a number above 0 and at most 1"),
         (compress("macs=1.5"), "the budget macs=1.5 is not a share of the original"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.cost.count import Cost
     from workbench.cost.latency import LatencyTable
     from workbench.cost.measure import measure_latency
-    from workbench.deploy import Exported, export_onnx, export_program
+    from workbench.deploy import Exported, Int8, Quantized, export_onnx, export_program
     from workbench.errors import Refused
     from workbench.evaluation import Evaluation, Fidelity
     from workbench.finetuning import Finetuned, finetune
@@ -45,7 +45,7 @@ _HOMES = {
     "workbench.cost.count": ("Cost",),
     "workbench.cost.latency": ("LatencyTable",),
     "workbench.cost.measure": ("measure_latency",),
-    "workbench.deploy": ("Exported", "export_onnx", "export_program"),
+    "workbench.deploy": ("Exported", "Int8", "Quantized", "export_onnx", "export_program"),
     "workbench.errors": ("Refused",),
     "workbench.evaluation": ("Evaluation", "Fidelity"),
     "workbench.finetuning": ("Finetuned", "finetune"),
@@ -68,10 +68,10 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Budget", "ChannelGraph", "ChannelGroup", "Cost", "Evaluation", "Exported", "Fidelity", "Finetuned", "Front",
-    "Frozen", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Rank", "Ratio", "Refined", "Refinement",
-    "Refused", "Result", "SensitivityCurves", "Sparsifier", "Statistics", "Study", "Unreachable", "Verification",
-    "batch", "compare", "compress", "data", "export_onnx", "export_program", "finetune", "measure_latency", "restore",
-    "round_ranks", "sparsify", "trace", "verify", "winnow_masked", "zoo",
+    "Frozen", "Int8", "LatencyTable", "Layer", "Limits", "Member", "Methods", "Plan", "Quantized", "Rank", "Ratio",
+    "Refined", "Refinement", "Refused", "Result", "SensitivityCurves", "Sparsifier", "Statistics", "Study",
+    "Unreachable", "Verification", "batch", "compare", "compress", "data", "export_onnx", "export_program", "finetune",
+    "measure_latency", "restore", "round_ranks", "sparsify", "trace", "verify", "winnow_masked", "zoo",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from workbench.exits import DONE, FAILED, INTERRUPTED, USAGE
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
+    from workbench.deploy import Int8
     from workbench.result import Result
     from workbench.study import Study
 
@@ -191,6 +192,10 @@ def _add_export(commands: Any) -> None:
     command = _command(commands, "export", export, about)
     command.add_argument("folder", type=Path, help="what compress wrote")
     command.add_argument("--onnx", type=Path, metavar="FILE", help="write ONNX, checked against onnxruntime")
+    command.add_argument(
+        "--int8", action="store_true",
+        help="quantise the ONNX file, with scales and biases from calibration images; the test accuracy is told",
+    )  # fmt: skip
     command.add_argument("--pt2", type=Path, metavar="FILE", help="write a PyTorch exported program")
 
 
@@ -259,20 +264,32 @@ def restore(given: argparse.Namespace) -> int:
 def export(given: argparse.Namespace) -> int:
     """Restore an artefact and write it in other formats."""
     from workbench import artefact, zoo
-    from workbench.deploy import export_onnx, export_program
+    from workbench.deploy import export_onnx, export_program, made_by
 
-    writers = {export_onnx: given.onnx, export_program: given.pt2}
-    if not any(writers.values()):
+    if not (given.onnx or given.pt2):
         raise ValueError("name a file to write: --onnx FILE, --pt2 FILE, or both")
-    model = artefact.restore(zoo.build(artefact.read_plan(given.folder)["name"]), given.folder)
-    inputs = artefact.reference_inputs(given.folder)
-    exported = [write(model, inputs, path) for write, path in writers.items() if path]
-    found = [
-        {"path": str(one.path), "bytes": one.path.stat().st_size, "worst": one.worst, "any_batch": one.any_batch}
-        for one in exported
-    ]
-    print(json.dumps(found) if given.json else "\n".join(map(repr, exported)))
+    if given.int8 and not given.onnx:
+        raise ValueError("--int8 is of an ONNX file; name one: --onnx FILE")
+    plan = artefact.read_plan(given.folder)
+    model = artefact.restore(zoo.build(plan["name"]), given.folder)
+    inputs, exported = artefact.reference_inputs(given.folder), []
+    if given.onnx:
+        int8 = _int8() if given.int8 else None
+        written = export_onnx(model, inputs, given.onnx, int8=int8, made=made_by(plan))
+        exported.append(written if int8 is None else written.beside(zoo.load(plan["name"]), int8))
+    if given.pt2:
+        exported.append(export_program(model, inputs, given.pt2))
+    print(json.dumps([one.to_dict() for one in exported]) if given.json else "\n".join(map(repr, exported)))
     return DONE
+
+
+def _int8() -> Int8:
+    """What the networks of the zoo are quantised with."""
+    from workbench import data
+    from workbench.deploy import Int8
+    from workbench.zoo.task import test_score
+
+    return Int8(data.fashion_mnist("calibration")[0], evaluate=test_score())
 
 
 def _study(given: argparse.Namespace, **options: Any) -> Study:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from workbench.deploy import Exported
+    from workbench.deploy import Exported, Int8
 
 LAYER_COSTS = {"macs": "MACs", "params": "parameters"}
 
@@ -230,11 +230,19 @@ class Result:
 
         return save(self, Path(directory))
 
-    def export_onnx(self, path: str | os.PathLike[str], *, opset: int | None = None) -> Exported:
-        """Write the smaller model as ONNX, checked against onnxruntime; see ``workbench.deploy``."""
-        from workbench.deploy import export_onnx
+    def export_onnx(
+        self, path: str | os.PathLike[str], *, opset: int | None = None, int8: Int8 | None = None
+    ) -> Exported:
+        """Write the smaller model as ONNX, checked against onnxruntime; see ``workbench.deploy``.
 
-        return export_onnx(self.model, self.graph.inputs, path, opset=opset)
+        With ``int8`` as ``wb.Int8`` says; the scores in ``.int8`` begin with the original's. The file's
+        ``metadata_props`` say how it was made.
+        """
+        from workbench.deploy import export_onnx, made_by
+
+        made = made_by(self.plan.to_dict())
+        exported = export_onnx(self.model, self.graph.inputs, path, opset=opset, int8=int8, made=made)
+        return exported if int8 is None else exported.beside(self.graph.model, int8)
 
     def export_program(self, path: str | os.PathLike[str]) -> Exported:
         """Write the smaller model as ``.pt2``, which runs where workbench is not installed."""
@@ -329,11 +337,16 @@ def _groups_left(layer: Layer, weight: torch.Size, stays: Survivors) -> int:
     return stays.shape(layer.node if layer.transposed else layer.source)[layer.channel_dim] // weight[1]
 
 
+def command_line() -> str:
+    """How this process was called."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def _run(seconds: Mapping[str, float]) -> dict[str, Any]:
     """What differs between two runs of the same work."""
     return {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
     }

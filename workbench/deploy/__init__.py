@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from workbench.deploy.export import Exported
-from workbench.deploy.onnx import export_onnx
+from workbench.deploy.int8 import Int8, Quantized
+from workbench.deploy.onnx import export_onnx, made_by
 from workbench.deploy.program import export_program
 
-__all__ = ["Exported", "export_onnx", "export_program"]
+__all__ = ["Exported", "Int8", "Quantized", "export_onnx", "export_program", "made_by"]

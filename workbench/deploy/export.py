@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from workbench.deploy.int8 import Int8, Quantized
 from workbench.errors import Refused
+from workbench.evaluation import whole_score
 from workbench.graph.comparison import relative_error
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
@@ -27,18 +29,34 @@ class Exported:
     """An exported file that was loaded again and compared with the eager model.
 
     ``worst`` is the largest relative difference of any output, at ``batches`` samples; ``any_batch`` says whether other
-    batch sizes run, too.
+    batch sizes run, too. Of a file in int8, ``int8`` says what that costs, and ``worst`` is of the float file before.
     """
 
     path: Path
     worst: float
     any_batch: bool
     batches: tuple[int, ...]
+    int8: Quantized | None = None
+
+    def beside(self, original: nn.Module, int8: Int8) -> Exported:
+        """The same, with the score of a model that came before the exported one."""
+        if self.int8 is None or int8.evaluate is None:
+            return self
+        before = float(whole_score(int8.evaluate, original).mean())
+        return replace(self, int8=replace(self.int8, scores={"original": before, **self.int8.scores}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, and the bytes of the file."""
+        return {
+            "path": str(self.path), "bytes": self.path.stat().st_size, "worst": self.worst,
+            "any_batch": self.any_batch, "int8": self.int8.to_dict() if self.int8 else None,
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         size = sum(file.stat().st_size for file in self.path.parent.glob(f"{self.path.name}*"))
         batch = "any batch" if self.any_batch else f"batches of {self.batches[0]} only"
-        return f"Exported({self.path}: {size / 1e6:.2f} MB, {batch}, within {self.worst:.1e} of the eager model)"
+        also = f", {self.int8!r}" if self.int8 else ""
+        return f"Exported({self.path}: {size / 1e6:.2f} MB, {batch}, within {self.worst:.1e} of the eager model{also})"
 
 
 def checked(model: nn.Module, inputs: Inputs, run: Run, any_batch: bool, what: str) -> tuple[float, tuple[int, ...]]:

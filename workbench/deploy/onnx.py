@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +18,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from workbench.deploy.export import Exported, checked, whole_files
+from workbench.deploy.int8 import Int8, Quantized
+from workbench.deploy.quantize import OPSET, Quantizer
+from workbench.deploy.session import Session
 from workbench.errors import Refused
 from workbench.extras import need
 from workbench.graph.exporting import exported, is_free
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
+from workbench.result import command_line
 
 if TYPE_CHECKING:
     import onnx
@@ -29,8 +36,9 @@ INLINE = 2**31 - 2**24  # bytes of weights that fit into one protocol buffer
 
 
 def export_onnx(
-    model: nn.Module, example_inputs: Any, path: str | os.PathLike[str], *, opset: int | None = None
-) -> Exported:
+    model: nn.Module, example_inputs: Any, path: str | os.PathLike[str], *, opset: int | None = None,
+    int8: Int8 | None = None, made: Mapping[str, str] | None = None,
+) -> Exported:  # fmt: skip
     """Write a model as ONNX. Inputs keep the names of the forward's arguments, the batch is called ``batch``.
 
     Parameters
@@ -39,23 +47,67 @@ def export_onnx(
     example_inputs : a tensor (the one input), a tuple (positional) or a dict (keyword); batch first
     path : the file, customarily ``.onnx``; it appears whole or not at all. Above 2 GB the weights are beside it
     opset : of ONNX; by default what PyTorch takes
+    int8 : quantise it by onnxruntime, after the float file was checked; what that costs is in ``.int8``
+    made : what else the file shall say of how it was made, under ``workbench.`` and the key
 
     Raises
     ------
     ModuleNotFoundError
         onnx, onnxscript or onnxruntime is missing.
+    ValueError
+        int8 needs a later opset.
+    OSError
+        The file cannot be written there.
     Refused
-        PyTorch cannot translate an operation, or onnxruntime computes something else.
+        PyTorch cannot translate an operation, onnxruntime has none for it, or computes something else.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "small.onnx"
+    >>> export_onnx(nn.Linear(3, 2), torch.randn(1, 3), file, int8=Int8(torch.randn(64, 3))).int8.error < 0.1
+    True
     """
     need("ONNX", NEEDS, "onnx")
+    if int8 is not None and opset is not None and opset < OPSET:
+        raise ValueError(f"opset={opset} has no scale for each channel, which int8 needs; give {OPSET} or more")
     inputs, target = Inputs.of(example_inputs).take(2), Path(path)
-    program = exported(model, inputs)
-    with evaluating(model), torch.no_grad():
-        names = _output_names(inputs(model))
-    with whole_files(target) as beside:
+    with whole_files(target) as beside:  # first of all: it may not be possible to write there
+        program = exported(model, inputs)
+        with evaluating(model), torch.no_grad():
+            names = _output_names(inputs(model))
         _write(program, beside, names, opset)
-        worst, batches = checked(model, inputs, _Session(beside).run, is_free(program), "ONNX")
-    return Exported(target, worst, is_free(program), batches)
+        worst, batches = checked(model, inputs, Session(beside).run, is_free(program), "ONNX")
+        quantized = None if int8 is None else _quantized(beside, model, int8, is_free(program))
+        _describe(beside, model, made or {}, quantized)
+    return Exported(target, worst, is_free(program), batches, quantized)
+
+
+def made_by(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What a file shall say of the plan behind it, for ``made``: plan, fingerprint of the original, command."""
+    return {"plan": json.dumps(plan), "fingerprint": plan["model"], "command": command_line()}
+
+
+def _quantized(beside: Path, model: nn.Module, int8: Int8, any_batch: bool) -> Quantized:
+    """Put an int8 file in the place of a float one."""
+    if not any_batch:
+        raise Refused("int8", "", "the forward fixes the batch", "let it take the size from x.shape[0]")
+    if sum(tensor.nbytes for tensor in model.state_dict().values()) > INLINE:
+        raise Refused("int8", "", "the weights are above 2 GB", "leave out int8= to keep float32")
+    with TemporaryDirectory() as folder:
+        return Quantizer(beside, model, int8, Path(folder)).run(beside)
+
+
+def _describe(path: Path, model: nn.Module, made: Mapping[str, str], quantized: Quantized | None) -> None:
+    """Write into a file how it was made, as its ``metadata_props``."""
+    import onnx
+
+    found = {"version": version("workbench"), "class": type(model).__name__, **made}
+    if quantized is not None:
+        found["int8"] = json.dumps(quantized.to_dict())
+    file = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(file, {f"workbench.{key}": value for key, value in found.items()})
+    onnx.save(file, path)
 
 
 def _output_names(output: Any) -> list[str]:
@@ -77,6 +129,12 @@ def _write(program: torch.export.ExportedProgram, path: Path, names: list[str], 
             "export_program writes a .pt2, which holds any operation",
         ) from error  # fmt: skip
     assert found is not None
+    written = found.model.opset_imports[""]
+    if opset is not None and written != opset:
+        raise Refused(
+            "ONNX", "", f"PyTorch cannot write the model in opset {opset} (it gave {written})",
+            f"leave opset out, or give {written} or more",
+        )  # fmt: skip
     weights = sum(tensor.nbytes for tensor in program.state_dict.values())
     found.save(path, external_data=weights > INLINE)
     _name_batch(path)
@@ -114,18 +172,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.disabled = before
-
-
-class _Session:
-    """An ONNX file as onnxruntime runs it."""
-
-    def __init__(self, path: Path):
-        import onnxruntime
-
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(self, inputs: Inputs) -> list[Tensor]:
-        """All outputs, in order."""
-        names = [value.name for value in self.session.get_inputs()]
-        given = dict(zip(names, (tensor.cpu().numpy() for tensor in inputs.tensors()), strict=True))
-        return [torch.from_numpy(array) for array in self.session.run(None, given)]
