@@ -81,7 +81,7 @@ ORACLES: list[tuple[sp.Criterion, sp.Pattern, Callable[[], Tensor]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("criterion", "pattern", "oracle"), ORACLES, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize(("criterion", "pattern", "oracle"), ORACLES, ids=[f"{c}, {p}" for c, p, _ in ORACLES])
 def test_against_brute_force(criterion: sp.Criterion, pattern: sp.Pattern, oracle: Callable[[], Tensor]) -> None:
     found, expected = known(criterion, pattern, "0"), oracle()
     assert found.shape == expected.shape
