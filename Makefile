@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 	test -z "$$missing" || echo "Tests are skipped that need what this installs: apt-get install -y$$missing"
 	$(PYTEST)
 
-test-full: test
+test-full: test $(VENV)/.installed-full
 	$(PYTEST) -m slow
 
 bench: $(VENV)/.installed
@@ -67,3 +67,7 @@ $(VENV)/.installed-test: $(SOURCES) | $(VENV)/.made
 	@echo "Installing into $(VENV) what the tests need; PyTorch is large, so the first time takes minutes."
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-full: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --editable '.[test,frameworks]'
+	@touch $@

@@ -16,7 +16,7 @@ import workbench as wb
 from workbench import sparsify as sp
 from workbench.graph.inputs import Inputs
 
-pytest.importorskip("transformers", reason="needs the package transformers, which is no dependency")
+pytest.importorskip("transformers", reason="needs what this installs: make test-full")
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # as for a script that runs there
 
 from reach import FAMILIES, _transformers

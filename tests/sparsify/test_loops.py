@@ -15,6 +15,7 @@ from workbench import sparsify as sp
 
 X = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
 Y = X[:, :3].argmax(1)
+FRAMEWORKS = "needs what this installs: make test-full"
 RECIPE = sp.Prune(sp.Cubic(0.75, end=10), sp.Rule(sp.SnipMomentum()), every=2)
 
 
@@ -30,9 +31,10 @@ def masked(model: nn.Module, sparsifier: sp.Sparsifier, steps: int) -> None:
     sp.check(model, sparsifier.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # its own
 def test_lightning(tmp_path: Path) -> None:
-    lightning = pytest.importorskip("pytorch_lightning")
+    lightning = pytest.importorskip("pytorch_lightning", reason=FRAMEWORKS)
 
     class Task(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -56,10 +58,11 @@ def test_lightning(tmp_path: Path) -> None:
     masked(task.net, task.sparsifier, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # its own
 def test_hugging_face_trainer(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    transformers = pytest.importorskip("transformers", reason=FRAMEWORKS)
+    pytest.importorskip("accelerate", reason=FRAMEWORKS)
 
     class Task(nn.Module):
         def __init__(self) -> None:
