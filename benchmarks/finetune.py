@@ -1,8 +1,8 @@
 """Accuracy after compression and one epoch of training: ours, and Torch-Pruning's, by the same ``wb.finetune``.
 
 All learn from the 55,000 training images and from the original's outputs, and report on all 10,000 test images. The
-network in front of the training is that of ``accuracy.py``. Peers: ``pip install torch-pruning==1.6.1``. It takes ten
-minutes of one core or more for each cell, and goes on where it stopped when it is given the same --store.
+network in front of the training is that of ``accuracy.py``. Peers: ``pip install torch-pruning==1.6.1``.
+It takes minutes of one core for each cell, and goes on where it stopped when it is given the same --store.
 
 python benchmarks/finetune.py --networks resnet20 --targets 0.5 0.3 --peers [--store cells.jsonl] [--markdown]
 """
