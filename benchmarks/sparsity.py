@@ -72,16 +72,17 @@ PATTERNS: dict[str, tuple[Way, float]] = {
     "4 x 1 blocks, gradual": (partial(_gradual, BLOCKS), 0.8), "channels, gradual": (partial(_gradual, CHANNELS), 0.5),
     "channels, one shot": (partial(_at_once, CHANNELS), 0.5),
 }  # fmt: skip
+WAYS = (*ELEMENTS, *PATTERNS)
 
 
-def grid(seeds: Sequence[int], shares: Sequence[float]) -> list[tuple[Cell, Way | None]]:
-    """All that is to be measured, by seed."""
+def grid(seeds: Sequence[int], shares: Sequence[float], ways: Sequence[str]) -> list[tuple[Cell, Way | None]]:
+    """All that is to be measured, by seed: "dense", and these ways."""
     found: list[tuple[Cell, Way | None]] = []
     for seed in seeds:
         found.append((Cell(NETWORK, seed, 0.0, "dense", ""), None))
         found += [(Cell(NETWORK, seed, share, name, ""), way) for name, way in ELEMENTS.items() for share in shares]
         found += [(Cell(NETWORK, seed, share, name, ""), way) for name, (way, share) in PATTERNS.items()]
-    return found
+    return [(cell, way) for cell, way in found if way is None or cell.method in ways]
 
 
 def measure(cells: Sequence[tuple[Cell, Way | None]], store: Store, images: int, epochs: int) -> None:
@@ -160,6 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, metavar="SHARE",
                         help=f"of single elements to mask (default: {' '.join(map(str, SHARES))})")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), metavar="SEED", help="(default: 0 1 2)")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY",
+                        help=f"of {'; '.join(WAYS)} (default: all)")  # fmt: skip
     parser.add_argument("--store", type=Path, help="a file that keeps each cell as it is measured, to go on from")
     parser.add_argument("--markdown", action="store_true", help="print a table instead of JSON")
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
@@ -168,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store = Store(given.store, "sparsity", images=given.images, epochs=given.epochs)
     except ValueError as error:  # another's store
         parser.error(str(error))
-    measure(grid(given.seeds, given.shares), store, given.images, given.epochs)
+    measure(grid(given.seeds, given.shares, given.ways), store, given.images, given.epochs)
     rows = summary(store)
     settings = {"benchmark": "sparsity", "images": given.images, "epochs": given.epochs}
     document = json.dumps(settings | {"rows": rows}, indent=1)

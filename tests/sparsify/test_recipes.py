@@ -44,7 +44,7 @@ epochs = 2
 share = 0.3
 
 [[stages]]
-kind = "train"
+kind = "fine-tune"
 epochs = 1
 
 [[stages]]
@@ -118,9 +118,9 @@ def stage(**fields: Any) -> dict[str, Any]:
         (stage(schedule="alternating", dense=1), "stages[0]: prune with the schedule alternating needs compressed"),
         (stage(minimum=0.1), 'stages[0]: minimum and maximum are limits of the scope "together"'),
         ({"stages": [{"kind": "hold", "epochs": 1}]}, "stages[0]: hold has no epochs"),
-        ({"stages": [{"kind": "train"}]}, "stages[0]: train needs epochs"),
+        ({"stages": [{"kind": "fine-tune"}]}, "stages[0]: fine-tune needs epochs"),
         ({"stages": [{"kind": "prune"}]}, "stages[0]: a stage that prunes needs a schedule"),
-        ({"stages": [{"kind": "winnow"}, {"kind": "train", "epochs": 1}]}, "stages: winnow comes last"),
+        ({"stages": [{"kind": "winnow"}, {"kind": "fine-tune", "epochs": 1}]}, "stages: winnow comes last"),
         (stage(regrow={"every": 0, "until": 5}), "stages[0].regrow.every: is 0, which is not allowed; give a time in"),
         (stage() | {"unit": "hours"}, 'unit: is "hours", which is not allowed; give steps or epochs'),
     ],

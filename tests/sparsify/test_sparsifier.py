@@ -20,8 +20,8 @@ X = torch.randn(40, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 Y = X.mean((2, 3)).argmax(1)
 
 
-def net() -> nn.Sequential:
-    torch.manual_seed(0)
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)
     )
@@ -73,6 +73,7 @@ RECIPES: dict[str, Recipe | Prune | Hold] = {
     "soft movement": Prune(OneShot(1.0), Rule(sp.Movement(1.0, 1.0), scope=sp.Above(0.4)), returning=True),
     "AC/DC": Prune(sp.Alternating(0.8, end=14, compressed=3, dense=2, begin=2), TOGETHER, reset_momentum=True),
     "lottery ticket": Prune(sp.Rounds(0.8, rounds=3, length=4), TOGETHER, rewind=2),
+    "lottery ticket from the start": Prune(sp.Rounds(0.8, rounds=3, length=4), TOGETHER, rewind=0),
     "RigL": Prune(OneShot(0.8), Rule(sp.Random(), scope=sp.Erk()), regrow=sp.Regrow(every=2, until=12)),
     "SNIP": Prune(OneShot(0.9), Rule(sp.Snip(), scope=sp.Together())),
     "LAMP": Prune(OneShot(0.9), Rule(sp.Lamp(), scope=sp.Together())),
@@ -92,7 +93,7 @@ def test_a_resumed_run_ends_in_the_same_weights(name: str) -> None:
         torch.save([part.state_dict() for part in (first.model, first.optimizer, first)], file)  # type: ignore[union-attr]
         file.seek(0)
         states = torch.load(file, weights_only=True)
-        model = net()
+        model = net(seed=1)
         optimizer = sgd(model)
         sparsifier = Sparsifier(model, recipe, optimizer=optimizer)
         for part, state in zip((model, optimizer, sparsifier), states, strict=True):
@@ -216,6 +217,21 @@ def test_movement_multiplies_the_gradient_with_the_weight_that_made_it() -> None
         optimizer.step()
         sparsifier.step()
     assert torch.allclose(sparsifier.runs[0].known["0.weight"].flatten(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "known"), [(sp.Taylor(), [4, None, 16, None]), (sp.SnipMomentum(0.5), [2, 3, 5.5, 6.75])]
+)
+def test_what_was_gathered_is_used_once_unless_it_lasts(criterion: sp.Criterion, known: list[float | None]) -> None:
+    """Masks are chosen at every second step."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model[0].weight.data = torch.ones(1, 2)
+    sparsifier = Sparsifier(model, Prune(sp.Linear(0.001, end=100), Rule(criterion), every=2))
+    for scale, expected in zip((2, 2, 4, 4), known, strict=True):
+        model[0].weight.grad = torch.full((1, 2), float(scale))
+        sparsifier.step()
+        found = sparsifier.runs[0].known.get("0.weight")
+        assert (None if found is None else found[0, 0].item()) == expected
 
 
 def test_lottery_tickets_return_to_their_weights() -> None:

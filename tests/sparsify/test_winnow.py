@@ -79,6 +79,30 @@ def test_slices_of_the_zoo(name: str, dim: int, seed: int) -> None:
     assert apart(sp.mask_(copy.deepcopy(model), masks), small, x) < 1e-5
 
 
+TORCHVISION = {
+    "resnet18": 0.65, "mobilenet_v3_small": 0.65, "shufflenet_v2_x0_5": 0.65, "squeezenet1_1": 0.55, "densenet121": 0.9,
+    "regnet_y_400mf": 0.95, "efficientnet_b0": 0.7,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_filters_of_torchvision(name: str) -> None:
+    """Random weights, offsets of the BNs far from zero; at most this share of the parameters is left."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.load_state_dict(norm(module.num_features).state_dict())
+            nn.init.uniform_(module.bias, -0.5, 0.8)
+    (*_, last) = (n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d))
+    masks = random_masks(model, 0.4, seed=1, ignore=(last,))
+    small = wb.winnow_masked(model, masks, torch.rand(2, 3, 64, 64))
+    assert apart(sp.mask_(copy.deepcopy(model), masks), small, torch.rand(3, 3, 64, 64)) < 1e-5
+    assert size(small) < TORCHVISION[name] * size(model)
+
+
 @pytest.mark.parametrize("toy", TOYS, ids=lambda toy: toy.name)
 def test_every_toy(toy: Toy) -> None:
     """Half of the rows of all weights, and of their biases where they have one, of every construct."""

@@ -126,7 +126,7 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> Program:
 
     Examples
     --------
-    >>> stages = [{"kind": "train", "epochs": 2}, {"kind": "prune", "schedule": "cubic", "final": 0.9, "end": 1}]
+    >>> stages = [{"kind": "fine-tune", "epochs": 2}, {"kind": "prune", "schedule": "cubic", "final": 0.9, "end": 1}]
     >>> read_recipe({"stages": stages}).training
     (Training(epochs=2, share=0.0, temperature=2.0),)
     """

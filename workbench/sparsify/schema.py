@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from workbench.batch.schema import Strict
 
-KINDS = ("prune", "hold", "train", "distil", "winnow")
+KINDS = ("prune", "hold", "fine-tune", "distil", "winnow")
 SCHEDULES = (
     "one-shot", "linear", "cubic", "polynomial", "late", "exponential", "cosine", "alternating", "rounds",
 )  # fmt: skip
@@ -38,7 +38,7 @@ RULE = frozenset({"criterion", "pattern", "scope", "minimum", "maximum", "layers
 OWN: dict[str, frozenset[str]] = {
     "prune": RULE | {"schedule", "every", "returning", "reset_momentum", "rewind", "regrow"},
     "hold": frozenset({"layers", "ignore", "begin"}),
-    "train": frozenset({"epochs"}),
+    "fine-tune": frozenset({"epochs"}),
     "distil": frozenset({"epochs", "share", "temperature"}),
     "winnow": frozenset(),
 }
@@ -104,7 +104,7 @@ class Stage(Strict):
                 raise ValueError(f"a stage that prunes needs a schedule; give one of {', '.join(SCHEDULES)}")
             needed, more = FIELDS[self.schedule]
             allowed = allowed | needed | more
-        elif self.kind in ("train", "distil"):
+        elif self.kind in ("fine-tune", "distil"):
             needed = frozenset({"epochs"})
         what = f"{self.kind} with the schedule {self.schedule}" if self.schedule else self.kind
         for name in [name for name in type(self).model_fields if name in needed - given]:

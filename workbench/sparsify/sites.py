@@ -44,8 +44,9 @@ def sites_of(model: nn.Module, layers: Sequence[str] = ("*",), ignore: Sequence[
 
     Parameters
     ----------
-    layers : names or globs (``"blocks.*"``) of modules or parameters. A module's name, and ``"*"``, means the weights
-        of the convolutions, linear, attention and recurrent layers in it; any other tensor goes by its own name
+    layers : names or globs (``"blocks.*"``) of modules or parameters. They mean the weights of the convolutions,
+        linear, attention and recurrent layers there; any other tensor is meant where its own last name is written out
+        (``"blocks.*.bias"``)
     ignore : those of them that are left out
 
     Raises
@@ -53,41 +54,46 @@ def sites_of(model: nn.Module, layers: Sequence[str] = ("*",), ignore: Sequence[
     ValueError
         A name means nothing, or a weight is computed by a parametrization.
     """
+    names = _names(model)
     weights = _weights(model)
-    everything = dict(model.named_parameters())
     found: dict[str, None] = {}
     for pattern in layers:
+        last = pattern.rpartition(".")[2]
         some = [name for name in weights if _means(pattern, name)]
-        some += [name for name in everything if fnmatchcase(name, pattern) and pattern != "*" and name not in weights]
+        some += [name for name in names if name.rpartition(".")[2] == last and fnmatchcase(name, pattern)]
         if not some:
-            raise ValueError(_nothing(pattern, [*weights, *everything]))
+            raise ValueError(_nothing(pattern, [*weights, *names]))
         found |= dict.fromkeys(some)
     for pattern in ignore:
-        if not any(_means(pattern, name) for name in [*weights, *everything]):
-            raise ValueError(_nothing(pattern, [*weights, *everything]))
-    stay = [name for name in found if not any(_means(pattern, name) for pattern in ignore)]
-    computed = [name for name in stay if name not in everything]
+        if not any(_means(pattern, name) for name in [*weights, *names]):
+            raise ValueError(_nothing(pattern, [*weights, *names]))
+    left_out = {names.get(name, name) for name in [*weights, *names] for glob in ignore if _means(glob, name)}
+    stay = {names.get(name, name) for name in found} - left_out
+    computed = sorted(stay - names.keys())
     if computed:
         raise ValueError(
             f"{computed[0]} is computed by a parametrization and cannot be masked; remove it with "
             "torch.nn.utils.parametrize.remove_parametrizations, or ignore the layer"
         )
-    return tuple(_site(model, name, everything[name]) for name in everything if name in stay)
+    return tuple(_site(model, name, tensor) for name, tensor in model.named_parameters() if name in stay)
+
+
+def _names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter, and the first of those that tied ones have."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {name: first[id(parameter)] for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
 def _weights(model: nn.Module) -> list[str]:
-    """The names of all weights, those too that a parametrization computes."""
+    """The names of the weights of all layers, those too that a parametrization computes."""
     names: list[str] = []
     for path, module in model.named_modules():
-        prefix = f"{path}." if path else ""
         if isinstance(module, KINDS):
+            prefix = f"{path}." if path else ""
             own = [name for name, tensor in module.named_parameters(recurse=False) if tensor.ndim > 1]
+            own += module.parametrizations if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
             names += [f"{prefix}{name}" for name in own]
-            if parametrize.is_parametrized(module):
-                names += [f"{prefix}{name}" for name in module.parametrizations]  # type: ignore[union-attr]
-    known = dict(model.named_parameters())  # of tied ones the first name stays
-    computed = [name for name in names if name not in dict(model.named_parameters(remove_duplicate=False))]
-    return [name for name in names if name in known or name in computed]
+    return names
 
 
 def _site(model: nn.Module, name: str, tensor: Tensor) -> Site:
