@@ -39,7 +39,7 @@ class Sparsifier:
     recipe : a ``Recipe``, or one stage
     steps_per_epoch : how many steps of the optimiser an epoch has, for recipes in epochs
     optimizer : whose momentum is set to zero where weights come back; ``attach`` sets it, too
-    calibration : model inputs, for criteria on activations
+    calibration : model inputs, for criteria on activations; the same in all processes of DDP
     graph : the traced model, for ``Channels``
     seed : of draws
 
