@@ -273,6 +273,21 @@ def test_opening(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < found["seconds"] == sorted(found["all_seconds"])[1]
 
 
+def test_shares(small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every way gives a row with just so many zeros, and a second run measures nothing again."""
+    shares = load("shares")
+    asked = ["--networks", "vgg", "--amounts", "0.5", "--store", str(tmp_path / "cells.jsonl")]
+    shares.main(asked)
+    rows = {row["method"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert set(rows) == {"original", *shares.WAYS}
+    for method, row in rows.items():
+        assert row["sparsity"] == pytest.approx(0.0 if method == "original" else 0.5, abs=0.01)
+    kept = (tmp_path / "cells.jsonl").read_text()
+    shares.main([*asked, "--markdown"])
+    assert (tmp_path / "cells.jsonl").read_text() == kept
+    assert capsys.readouterr().out.startswith("| network | shares | 0% zeros | 50% zeros |")
+
+
 class Sentences(torch.nn.Module):
     """As small as an embedder can be."""
 

@@ -84,7 +84,7 @@ def brute(model: nn.Sequential, name: str, block: int, damp: float) -> tuple[Ten
     weight = model.get_parameter(name)
     rows = []
     for batch in DATA.split(4):
-        (gradient,) = torch.autograd.grad(loss(model(batch), None), weight)
+        (gradient,) = torch.autograd.grad(loss(model(batch), None) / len(batch), weight)
         rows.append(gradient.flatten().double())
     size = weight.numel()
     whole = torch.stack(rows).T @ torch.stack(rows) / len(rows) + damp * torch.eye(size)
