@@ -329,3 +329,25 @@ def test_oneshot(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().out.startswith("|  | elements, 50% | 2:4, 50% | heads and neurons, 25% |")
     with pytest.raises(SystemExit):
         oneshot.main(["--samples", "8", *asked[2:]])
+
+
+@pytest.mark.slow
+def test_deploy(
+    small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four files of a network, each timed at both batch sizes and on both numbers of threads; eager without int8."""
+    deploy, out = load("deploy"), tmp_path / "deploy.json"
+    monkeypatch.setattr(deploy, "BATCHES", (1, 8))
+    deploy.main(["--networks", "vgg", "--share", "0.6", "--rounds", "1", "--markdown", "--out", str(out)])
+    (row,) = json.loads(out.read_text())["networks"]
+    kinds = ["original", "compressed", "original, int8", "compressed, int8"]
+    assert list(row["bytes"]) == list(row["accuracy"]) == kinds
+    assert row["bytes"]["original"] > row["bytes"]["compressed"] > row["bytes"]["compressed, int8"] > 1000
+    places = {(time["engine"], time["model"], time["threads"], time["batch"]) for time in row["times"]}
+    assert len(places) == len(row["times"]) == 2 * 2 * (2 + 4)
+    assert all(0 < time["low"] <= time["median"] <= time["high"] for time in row["times"])
+    assert row["macs_ratio"] <= 0.6
+    assert max(row["worst"].values()) < 1e-4
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading.startswith("| network | file, kB | test accuracy | eager, 1 image |")
+    assert [line.count("| - |") for line in lines] == [0, 0, 1, 1]

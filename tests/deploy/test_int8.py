@@ -263,11 +263,11 @@ def test_the_best_choice_of_float_layers(layers: list[tuple[float, int]], share:
 
 def test_the_score_decides_which_layers_stay_float(tmp_path: Path) -> None:
     """Under a limit on the score the finished file holds it, with the layers in float that are needed for it."""
-    model, x, limit = network(), images(), 0.0008
+    model, x, limit = network(), images(), 0.0004
     told = wb.export_onnx(model, x[:1], tmp_path / "x.onnx", int8=wb.Int8(x, at_most=limit)).int8
     assert told is not None
     assert told.scores["float"] - told.scores["int8"] <= limit < told.scores["float"] - told.steps[0].score
-    assert told.float_layers == ("node_linear_1",)  # by hand: 0.0022 without, 0.0005 with
+    assert told.float_layers == ("node_linear", "node_linear_1")  # the last alone: 0.0005, both: 0.0003
     assert next(step for step in told.steps if step.name == "layers in float").used
 
 

@@ -77,6 +77,24 @@ class Eager:
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Eager(), Eager(processor=True))}
 
 
+def engine_of(name: str) -> Engine:
+    """The engine that a table was measured with.
+
+    Raises
+    ------
+    ValueError
+        It is not known here.
+    """
+    if name == "onnxruntime":  # imported where it is used: it needs an extra
+        from workbench.deploy.engine import OnnxRuntime
+
+        return OnnxRuntime()
+    if name not in ENGINES:
+        known = ", ".join((*ENGINES, "onnxruntime"))
+        raise ValueError(f"the latencies were measured by the engine {name!r}; choose one of {known}")
+    return ENGINES[name]
+
+
 def _on_cuda(call: Call) -> bool:
     leaves = pytree.tree_leaves((call.args, dict(call.kwargs)))
     return any(isinstance(leaf, torch.Tensor) and leaf.is_cuda for leaf in leaves)

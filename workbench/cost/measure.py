@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from workbench.cost.bench import Bench, Operation
-from workbench.cost.engine import ENGINES, Call, Eager, Engine, Timing, steady, timed
+from workbench.cost.engine import Call, Eager, Engine, Timing, engine_of, steady, timed
 from workbench.cost.latency import FORMAT, LatencyTable, LayerLatency
 from workbench.graph.call import op_name
 from workbench.graph.inputs import Inputs, device_of
@@ -118,24 +118,22 @@ def compare_latency(
     ValueError
         The table's engine is not known here.
     """
-    name, where = table.place["engine"], torch.device(table.place["where"])
-    if name not in ENGINES:
-        raise ValueError(f"the latencies were measured by the engine {name!r}; choose one of {', '.join(ENGINES)}")
+    engine, where = engine_of(table.place["engine"]), torch.device(table.place["where"])
     inputs = (graph.inputs.take(table.place["batch"]) if graph.program.any_batch else graph.inputs).to(where)
     models = [copy.deepcopy(model).to(where).eval() for model in (graph.model, small)]
     with steady(table.place["threads"]):
         calls = [[Call(model, inputs.args, inputs.kwargs)] for model in models]
-        (before,), (after,) = timed([partial(list, some) for some in calls], ENGINES[name], rounds)
+        (before,), (after,) = timed([partial(list, some) for some in calls], engine, rounds)
     return Latency(predicted, Timing.of(before), Timing.of(after), table.place)
 
 
 def _place(graph: ChannelGraph, where: torch.device, batch: int | None, threads: int, engine: Engine) -> dict[str, Any]:
-    device = torch.cuda.get_device_name(where) if where.type == "cuda" else _processor()
+    device = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
     return {"model": graph.fingerprint, "device": device, "where": str(where), "threads": threads, "batch": batch,
             "engine": engine.name, "torch": torch.__version__, "format": FORMAT}  # fmt: skip
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name as Linux tells it, else its kind."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
