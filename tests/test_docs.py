@@ -17,7 +17,8 @@ from workbench import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
+README = ROOT / "README.md"
+TEXTS = [*PAGES, README, ROOT / "CONTRIBUTING.md"]
 BY_NAME = {path.stem: path for path in PAGES}
 ANYTHING = "…"
 REAL = ("latency",)  # what is timed must take some time
@@ -35,7 +36,7 @@ def figures() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("figures")
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, README], ids=lambda path: path.stem)
 def test_examples_run(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -46,6 +47,11 @@ def test_examples_run(
     names: dict[str, object] = {"__name__": "page"}
     for number, example in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)):
         exec(compile(example, f"{path.name}, example {number + 1}", "exec"), names)
+
+
+def test_the_readme_begins_with_a_short_example() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(example.splitlines()) <= 15
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
