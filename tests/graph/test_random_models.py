@@ -11,12 +11,25 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tests.graph.random_models import STEPS, Depthwise, Pool, RandomModel, Residual, Step, Written
-from workbench import trace
+from tests.graph.random_models import (
+    STEPS,
+    Convolution,
+    Depthwise,
+    Order,
+    Pad,
+    Pool,
+    RandomModel,
+    Residual,
+    Split,
+    Step,
+    Written,
+)  # fmt: skip
+from workbench import Refused, trace
 from workbench.cost.count import count
 from workbench.cost.work import work_products
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
+from workbench.graph.winnow import record_of
 
 # PyTorch warns of how it exports its own recurrent layers
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes .* were assigned during export")
@@ -25,13 +38,23 @@ Steps = list[tuple[type[Step], int]]
 
 
 def drawn(graph: ChannelGraph, draw: random.Random) -> dict[str, list[int]]:
-    """Units to keep of every exact group, one of each set of which one must stay among them."""
+    """Units to keep of every exact group, one of each set of which one must stay among them.
+
+    A group is left whole where a layer would read nothing any more, which several groups can bring about together.
+    """
     kept = {g.name: set(draw.sample(range(g.units), draw.randint(1, g.units))) for g in graph.exact}
     for group in graph.exact:
         for some in group.one_of:
             if not kept[group.name] & set(some):
                 kept[group.name].add(draw.choice(some))
-    return {name: sorted(units) for name, units in kept.items()}
+    found: dict[str, list[int]] = {}
+    for name, units in kept.items():
+        found[name] = sorted(units)
+        try:
+            record_of(graph, found)
+        except Refused:
+            found[name] = list(range(graph[name].units))
+    return found
 
 
 def zeroed(model: nn.Module, small: nn.Module, x: Tensor) -> Tensor:
@@ -76,8 +99,13 @@ def test_winnowed_equals_zeroed(steps: Steps, seed: int) -> None:
     check(steps, seed)
 
 
+# no layer reads what one group keeps, nor what the other does
+APART = [*[(Convolution, 0)] * 3, (Residual, 1), (Pad, 832), (Order, 9199), *[(Convolution, 0)] * 2, (Split, 1)]
+
+
 @pytest.mark.slow
-@settings(max_examples=5000, derandomize=True, **options)
+@example(steps=APART, seed=198)
+@settings(max_examples=2500, derandomize=True, **options)
 @given(steps=steps, seed=st.integers(0, 2**16))
-def test_winnowed_equals_zeroed_five_thousand_times(steps: Steps, seed: int) -> None:
+def test_winnowed_equals_zeroed_many_times(steps: Steps, seed: int) -> None:
     check(steps, seed)
