@@ -105,7 +105,7 @@ APART = [*[(Convolution, 0)] * 3, (Residual, 1), (Pad, 832), (Order, 9199), *[(C
 
 @pytest.mark.slow
 @example(steps=APART, seed=198)
-@settings(max_examples=2500, derandomize=True, **options)
+@settings(max_examples=1500, derandomize=True, **options)
 @given(steps=steps, seed=st.integers(0, 2**16))
 def test_winnowed_equals_zeroed_many_times(steps: Steps, seed: int) -> None:
     check(steps, seed)
