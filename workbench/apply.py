@@ -8,9 +8,9 @@ layer makes good what the earlier ones lost.
 from __future__ import annotations
 
 import copy
-from collections import ChainMap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from tqdm.auto import tqdm
 
-from workbench.calibrate import MEMORY, ROWS, Batches, Evidence, Reader
-from workbench.drift import Shortcut
+from workbench.calibrate import MEMORY, ROWS, Batches, Reader
 from workbench.factorize import factorize_, form_of
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
@@ -27,11 +26,11 @@ from workbench.graph.record import Factored
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
+from workbench.pair import Pair
 from workbench.plan import Plan
 from workbench.reconstruct import RIDGES, Repair
 from workbench.refine import Refined, Refinement
 from workbench.repair import kept_columns, lowered, repair_layer, repaired_tensors
-from workbench.spill import Memory, Spill
 
 
 @dataclass(frozen=True)
@@ -66,26 +65,26 @@ def apply(
         )
     batches = Batches.of(calibration)
     if refinement is None or not plan.places:
-        return Applied(*_repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress))
+        return Applied(*_repaired(_Applying(graph, plan, batches, ridges, rows, memory, seed), progress))
     fitted = refinement.split(graph, batches).fitted  # what is to judge a refinement must be new to the repair, too
-    small, repairs = _repaired(_Pair(graph, plan, fitted, ridges, rows, memory, seed), progress)
+    small, repairs = _repaired(_Applying(graph, plan, fitted, ridges, rows, memory, seed), progress)
     refined = refinement.apply_(graph, small, batches, memory=memory, seed=seed, progress=progress)
     if not refined.kept:  # what was to judge can help the repair instead
-        small, repairs = _repaired(_Pair(graph, plan, batches, ridges, rows, memory, seed), progress)
+        small, repairs = _repaired(_Applying(graph, plan, batches, ridges, rows, memory, seed), progress)
     return Applied(small, repairs, refined)
 
 
 @torch.no_grad()
-def _repaired(pair: _Pair, progress: bool) -> tuple[nn.Module, dict[str, Repair]]:
-    tensors, repairs = pair.run(progress)
-    repaired = copy.deepcopy(pair.graph.model)
+def _repaired(work: _Applying, progress: bool) -> tuple[nn.Module, dict[str, Repair]]:
+    tensors, repairs = work.run(progress)
+    repaired = copy.deepcopy(work.graph.model)
     set_tensors_(repaired, tensors)
-    small = smaller(pair.graph, repaired, record_of(pair.graph, pair.plan.kept))
-    return factorize_(small, pair.factors) if pair.factors else small, repairs
+    small = smaller(work.graph, repaired, record_of(work.graph, work.plan.kept))
+    return factorize_(small, work.factors) if work.factors else small, repairs
 
 
-class _Pair:
-    """Both networks on all the calibration data, as far as they have come."""
+class _Applying:
+    """A plan on its way through the network."""
 
     def __init__(
         self, graph: ChannelGraph, plan: Plan, batches: Batches, ridges: Sequence[float], rows: int, memory: int,
@@ -99,15 +98,10 @@ class _Pair:
         self.readers = {
             node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in self.layers.items()
         }
-        sizes = [inputs.batch or 1 for inputs in batches]
-        self.starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        shared = Memory(memory)
-        self.dense = [Spill(shared, self.program.start(inputs)) for inputs in batches]
         self.cuts = record_of(graph, plan.kept).cuts
         self.stays = survivors(graph.provenance, self.cuts)
         self.altered = altered_nodes(self.program, self.stays)
-        # what differs from the original; everything else is shared with it
-        self.small = [Spill(shared, self._masked()) for _ in self.dense]
+        self.pair = Pair(self.program, batches, memory, self._masked())
         self.tensors: dict[str, Tensor] = {}
         self.repairs: dict[str, Repair] = {}
 
@@ -122,14 +116,12 @@ class _Pair:
     def run(self, progress: bool) -> tuple[dict[str, Tensor], dict[str, Repair]]:
         """Every operation in order; the changed tensors and the repairs."""
         for node in tqdm(self.program.nodes, "apply", disable=not progress, unit="op"):
-            for values in self.dense:
-                self.program.run([node], values)
+            self.pair.run(node)
             if node.name in self.layers:
                 self._repair(node)
-            if self._differs(node):
-                for values, small in zip(self.dense, self.small, strict=True):
-                    small[node.name] = compute_masked(node, ChainMap(small, values), self.stays)
-            self._forget(node)
+            if node.name in self.altered or any(self.pair.differs(used.name) for used in node.all_input_nodes):
+                self.pair.follow(node, partial(compute_masked, node, stays=self.stays))
+            self.pair.forget(node)
         return self.tensors, self.repairs
 
     def _repair(self, node: Node) -> None:
@@ -137,34 +129,14 @@ class _Pair:
         layer, reader = self.layers[node.name], self.readers[node.name]
         columns = kept_columns(self.graph, layer, self.plan.cut)
         form = self.forms.get(layer.name)
-        if reader.how.input not in self.small[0] and len(columns) == reader.size[1] and form is None:
+        if not self.pair.differs(reader.how.input) and len(columns) == reader.size[1] and form is None:
             return  # nothing before it changed, and it loses nothing
-        evidence = self._evidence(reader, columns, Shortcut.of(node, self.program))
+        evidence = self.pair.evidence(reader, columns)
         stay = next((cut.kept for cut in self.cuts if cut.tensor == layer.weight and cut.role == "out"), None)
         repair = repair_layer(self.graph, layer, columns, evidence, self.ridges, stay)
         if form is not None:
             repair = lowered(layer, form, repair, columns, evidence, stay)
         self.repairs[layer.name] = repair
-        self.tensors |= repaired_tensors(layer, repair, self.program.tensors)
-        placeholder = {tensor: name for name, tensor in self.program.state.items()}
-        for small in self.small:
-            names = filter(None, (layer.weight, layer.bias, layer.mean))
-            small.hold({placeholder[name]: self.tensors[name] for name in names})
-
-    def _evidence(self, reader: Reader, columns: Sequence[int], shortcut: Shortcut | None) -> Evidence:
-        """What the compressed network reads, with what should come out: the original's, and what the shortcut lost."""
-        evidence = reader.empty(columns)
-        for values, small, first in zip(self.dense, self.small, self.starts, strict=True):
-            source: Tensor = ChainMap(small, values)[reader.how.input]
-            wanted: Tensor = values[reader.how.target]
-            makes = reader.how.target == reader.layer.node
-            drift = shortcut.drift(values, small, wanted) if shortcut and makes else None
-            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first, columns)
-        return evidence
-
-    def _differs(self, node: Node) -> bool:
-        return node.name in self.altered or any(used.name in self.small[0] for used in node.all_input_nodes)
-
-    def _forget(self, node: Node) -> None:
-        for values in (*self.dense, *self.small):
-            self.program.forget(node, values)
+        changed = repaired_tensors(layer, repair, self.program.tensors)
+        self.tensors |= changed
+        self.pair.take(changed)

@@ -62,8 +62,8 @@ def half(graph: ChannelGraph) -> Plan:
 def without_judges(graph: ChannelGraph, plan: Plan, data: list[Tensor]) -> nn.Module:
     """The repair that a refinement starts from."""
     batches = Batches.of(data)
-    pair = module._Pair(graph, plan, QUICK.split(graph, batches).fitted, RIDGES, ROWS, MEMORY, 0)
-    return module._repaired(pair, False)[0]
+    work = module._Applying(graph, plan, QUICK.split(graph, batches).fitted, RIDGES, ROWS, MEMORY, 0)
+    return module._repaired(work, False)[0]
 
 
 def smooth(samples: int) -> Tensor:

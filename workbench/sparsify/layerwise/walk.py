@@ -5,23 +5,21 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 from tqdm.auto import tqdm
 
-from workbench.calibrate import MEMORY, ROWS, Batches, Evidence, Reader
-from workbench.drift import Shortcut
+from workbench.calibrate import MEMORY, ROWS, Batches, Reader
 from workbench.graph.inputs import content_of
 from workbench.graph.part import with_part
 from workbench.graph.program import compute
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph, Layer
+from workbench.pair import Pair
 from workbench.sparsify.amounts import Amount, amount_of
 from workbench.sparsify.layerwise.kept import Kept
 from workbench.sparsify.layerwise.outcome import Pruned
@@ -33,9 +31,10 @@ from workbench.sparsify.masks import fitting
 from workbench.sparsify.patterns import Elements, Pattern
 from workbench.sparsify.scopes import Shares
 from workbench.sparsify.units import Masks
-from workbench.spill import Memory, Spill
 
 REFIT = 30  # steps of conjugate gradients
+
+Operate = Callable[[Layer], tuple[dict[str, Tensor], Step]]
 
 
 @torch.no_grad()
@@ -86,18 +85,21 @@ def prune_layerwise(
     })  # fmt: skip
     surgery = Surgery(graph, method, pattern, correct, refit)
 
-    def operate(layer: Layer, evidence: Callable[[], Evidence]) -> tuple[dict[str, Tensor], Step]:
+    pair = Pair(graph.program, batches, memory)
+    readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in places.items()}
+
+    def operate(layer: Layer) -> tuple[dict[str, Tensor], Step]:
         found = kept.get(layer.name)
         if found is None:
             gone = ~masks[layer.weight] if masks and layer.weight in masks else _none(graph, layer)
-            found = surgery.operate(layer, evidence(), _amount(amount, layer), gone)
+            evidence = pair.evidence(readers[layer.node], drift=correct)
+            found = surgery.operate(layer, evidence, _amount(amount, layer), gone)
             kept.add(layer.name, *found)
         return found
 
-    walk = _Walk(graph, batches, places, operate, rows, memory, seed, correct)
-    steps, chosen_masks = walk.run(progress)
+    steps, tensors, chosen_masks = _walked(pair, graph, places, operate, progress)
     pruned = copy.deepcopy(graph.model)
-    set_tensors_(pruned, walk.changed)
+    set_tensors_(pruned, tensors)
     if graph.whole is not None:
         pruned = with_part(graph.whole, graph.submodule, pruned)
     return Pruned(pruned, dict(masks or {}) | chosen_masks, tuple(steps), left)
@@ -118,62 +120,25 @@ def _digest(masks: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16] if masks else ""
 
 
-Operate = Callable[[Layer, Callable[[], Evidence]], tuple[dict[str, Tensor], Step]]
-
-
-class _Walk:
-    """The original and the pruned network on all the calibration data, operation by operation.
-
-    ``operate`` is called at each layer, and may ask for the evidence.
-    """
-
-    def __init__(
-        self, graph: ChannelGraph, batches: Batches, layers: Mapping[str, Layer], operate: Operate, rows: int,
-        memory: int, seed: int, correct: bool,
-    ):  # fmt: skip
-        self.program, self.layers, self.operate, self.correct = graph.program, layers, operate, correct
-        self.readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in layers.items()}
-        sizes = [inputs.batch or 1 for inputs in batches]
-        self.starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        shared = Memory(memory)
-        self.dense = [Spill(shared, self.program.start(inputs)) for inputs in batches]
-        self.pruned = [Spill(shared) for _ in self.dense]  # what differs; everything else is shared with the original
-        self.changed: dict[str, Tensor] = {}
-
-    def run(self, progress: bool) -> tuple[list[Step], Masks]:
-        """Every operation in order, up to the last layer that is pruned: a head's outputs are large, and nobody's."""
-        steps, masks = [], {}
-        last = max(place for place, node in enumerate(self.program.nodes) if node.name in self.layers)
-        for node in tqdm(self.program.nodes[: last + 1], "prune", disable=not progress, unit="op"):
-            for values in self.dense:
-                self.program.run([node], values)
-            layer = self.layers.get(node.name)
-            if layer is not None:
-                tensors, step = self.operate(layer, partial(self._evidence, node))
-                masks[layer.weight] = tensors.pop("mask")
-                steps.append(step)
-                self._take(tensors)
-            if any(used.name in self.pruned[0] for used in node.all_input_nodes):
-                for values, pruned in zip(self.dense, self.pruned, strict=True):
-                    pruned[node.name] = compute(node, ChainMap(pruned, values))
-            for values in (*self.dense, *self.pruned):
-                self.program.forget(node, values)
-        return steps, masks
-
-    def _take(self, tensors: Mapping[str, Tensor]) -> None:
-        self.changed |= tensors
-        names = {holder: name for holder, name in self.program.state.items() if name in tensors}
-        for pruned in self.pruned:
-            pruned.hold({holder: tensors[name] for holder, name in names.items()})
-
-    def _evidence(self, node: Node) -> Evidence:
-        """What the pruned network reads, with what should come out: the original's, and what the shortcut lost."""
-        reader = self.readers[node.name]
-        shortcut = Shortcut.of(node, self.program) if self.correct else None
-        evidence = reader.empty()
-        for values, pruned, first in zip(self.dense, self.pruned, self.starts, strict=True):
-            source: Tensor = ChainMap(pruned, values)[reader.how.input]
-            wanted: Tensor = values[reader.how.target]
-            drift = shortcut.drift(values, pruned, wanted) if shortcut else None
-            reader.gather(evidence, source, wanted if drift is None else wanted + drift, first)
-        return evidence
+def _walked(
+    pair: Pair, graph: ChannelGraph, layers: Mapping[str, Layer], operate: Operate, progress: bool
+) -> tuple[list[Step], dict[str, Tensor], Masks]:
+    """Every operation in order, up to the last layer that is pruned: a head's outputs are large, and nobody's."""
+    steps: list[Step] = []
+    tensors: dict[str, Tensor] = {}
+    masks: Masks = {}
+    nodes = graph.program.nodes
+    last = max(place for place, node in enumerate(nodes) if node.name in layers)
+    for node in tqdm(nodes[: last + 1], "prune", disable=not progress, unit="op"):
+        pair.run(node)
+        layer = layers.get(node.name)
+        if layer is not None:
+            changed, step = operate(layer)
+            masks[layer.weight] = changed.pop("mask")
+            steps.append(step)
+            tensors |= changed
+            pair.take(changed)
+        if any(pair.differs(used.name) for used in node.all_input_nodes):
+            pair.follow(node, partial(compute, node))
+        pair.forget(node)
+    return steps, tensors, masks
