@@ -12,12 +12,12 @@ import pytest
 
 from workbench import cli
 from workbench.batch import schema
-from workbench.batch.faults import BadJobs
 from workbench.batch.jobfile import read_jobs
 from workbench.batch.runs import Run, runs_of
-from workbench.batch.textfile import LARGEST
+from workbench.batch.schema import BadJobs
 from workbench.select import BY_NAME
 from workbench.sensitivity import MODES
+from workbench.textfile import LARGEST
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "jobs"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workbench.batch.faults import meant, shown
 from workbench.batch.schema import BUILT_IN, CRITERIA, FIDELITIES, NAME, REFERENCE, Settings
+from workbench.faults import meant, shown
 from workbench.zoo import NAMES
 
 SCORES = ("evaluate", "test")

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench.batch.checks import cross_faults
-from workbench.batch.faults import BadJobs, faults_of, meant
-from workbench.batch.schema import JobFile
-from workbench.batch.textfile import parsed
+from workbench.batch.schema import LAYOUT, BadJobs, JobFile
+from workbench.faults import faults_of, meant
+from workbench.textfile import parsed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_jobs(
     try:
         file = JobFile.model_validate(data)
     except ValidationError as error:
-        faults = faults_of(error, data)
+        faults = faults_of(error, data, LAYOUT)
     faults += cross_faults(data, user_code)
     if faults or file is None:
         raise BadJobs(source, faults)

@@ -111,7 +111,7 @@ def run(
     >>> import tempfile, workbench as wb
     >>> wb.batch.run({"jobs": []}, out=tempfile.mkdtemp())
     Traceback (most recent call last):
-    workbench.batch.faults.BadJobs: the jobs has 1 fault, nothing was started:
+    workbench.batch.schema.BadJobs: the jobs has 1 fault, nothing was started:
       jobs: is [], which is not allowed; give at least one table [[jobs]]
     """
     if not isinstance(workers, int) or workers < 1:

@@ -10,9 +10,8 @@ from itertools import product
 from typing import Any
 
 from workbench.batch.checks import is_folder
-from workbench.batch.faults import BadJobs
 from workbench.batch.jobfile import Jobs
-from workbench.batch.schema import CRITERIA, Job, Method, Settings
+from workbench.batch.schema import CRITERIA, BadJobs, Job, Method, Settings
 
 MOST = 10_000  # runs of a batch
 SHARED = ("model", "architecture", "inputs", "calibration", "evaluate", "test", "criterion", "mode", "seed")

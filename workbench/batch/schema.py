@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from workbench.allocate.budget import Budget
+from workbench.faults import Faulty, Layout, Strict
 from workbench.zoo import NAMES
 
 # those of workbench.select and workbench.sensitivity, which would bring torch with them; a test compares
@@ -42,12 +43,6 @@ def _amount(units: dict[str, int], value: Any) -> Any:
 
 def _budget(value: Any) -> Any:
     return Budget.parse(value).to_dict() if isinstance(value, str) else value
-
-
-class Strict(BaseModel):
-    """No field but those that are named, no value that would have to be converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Share(Strict):
@@ -166,6 +161,18 @@ class JobFile(Strict):
     jobs: list[Job] = Field(min_length=1, description="at least one table [[jobs]]")
 
 
-def allowed(models: Sequence[type[BaseModel]] = (JobFile, Job, Method, Share)) -> dict[str, str]:
-    """What is allowed in each field, by its name: no two tables share one."""
-    return {name: str(f.description) for model in models for name, f in model.model_fields.items()}
+def fields_of(tables: Sequence[str]) -> list[str]:
+    """The fields of the table in which the last of a path's names stands."""
+    if "methods" in tables[1:2]:
+        return list(Method.model_fields)
+    models: dict[str, type[Strict]] = {"jobs": Job, "defaults": Settings, "budget": Share}
+    return list(models.get(tables[-2], JobFile).model_fields)
+
+
+LAYOUT = Layout.of((JobFile, Job, Method, Share), fields_of)
+
+
+class BadJobs(Faulty):
+    """A job file that cannot be run."""
+
+    what = "job file"

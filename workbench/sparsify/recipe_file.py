@@ -12,8 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from workbench.batch.faults import Faulty, Layout, faults_of
-from workbench.batch.textfile import parsed
+from workbench.faults import Faulty, faults_of
 from workbench.finetuning import ADAMW, finetune
 from workbench.graph.trace import ChannelGraph, trace
 from workbench.sparsify import criteria as of
@@ -22,11 +21,12 @@ from workbench.sparsify.criteria import Criterion
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, columns, rows
 from workbench.sparsify.penalties import GroupLasso, Penalty, Slimming
 from workbench.sparsify.rule import Channels, Rule
-from workbench.sparsify.schema import FIELDS, RecipeFile, Stage, allowed, fields_of
+from workbench.sparsify.schema import FIELDS, LAYOUT, RecipeFile, Stage
 from workbench.sparsify.scopes import Each, Erk, Scope, Together
 from workbench.sparsify.sparsifier import Sparsifier
 from workbench.sparsify.stages import Hold, Prune, Recipe, Regrow
 from workbench.sparsify.winnow import winnow_masked
+from workbench.textfile import parsed
 
 SCHEDULES: dict[str, Callable[..., schedules.Schedule]] = {
     "one-shot": schedules.OneShot, "linear": schedules.Linear, "cubic": schedules.Cubic,
@@ -137,7 +137,7 @@ def read_recipe(recipe: str | Path | Mapping[str, Any]) -> Program:
     try:
         file = RecipeFile.model_validate(data)
     except ValidationError as error:
-        raise BadRecipe(source, faults_of(error, data, Layout(allowed(), fields_of))) from None
+        raise BadRecipe(source, faults_of(error, data, LAYOUT)) from None
     return _program(file, source)
 
 

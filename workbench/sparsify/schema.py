@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from workbench.batch.schema import Strict
+from workbench.faults import Layout, Strict
 
 KINDS = ("prune", "hold", "fine-tune", "distil", "winnow")
 SCHEDULES = (
@@ -131,12 +131,10 @@ class RecipeFile(Strict):
     stages: list[Stage] = Field(min_length=1, description="at least one table [[stages]]")
 
 
-def allowed(models: Sequence[type[Strict]] = (RecipeFile, Term, Growth, Stage)) -> dict[str, str]:
-    """What is allowed in each field, by its name."""
-    return {name: str(f.description) for model in models for name, f in model.model_fields.items()}
-
-
 def fields_of(tables: Sequence[str]) -> list[str]:
     """The fields of the table in which the last of a path's names stands."""
     models: dict[str, type[Strict]] = {"stages": Stage, "penalties": Term, "regrow": Growth}
     return list(models.get(tables[-2], RecipeFile).model_fields)
+
+
+LAYOUT = Layout.of((RecipeFile, Term, Growth, Stage), fields_of)

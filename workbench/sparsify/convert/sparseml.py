@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from workbench.batch.yamlfile import composed, plain
 from workbench.sparsify.convert.base import Converted, Entry, converted
 from workbench.sparsify.criteria import Criterion, Fisher, Magnitude, Movement
 from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, columns, rows
@@ -18,6 +17,7 @@ from workbench.sparsify.rule import Rule
 from workbench.sparsify.schedules import Alternating, Cubic, Linear, Polynomial, Schedule
 from workbench.sparsify.scopes import Each, Together
 from workbench.sparsify.stages import Hold, Prune, Recipe
+from workbench.yamlfile import composed, plain
 
 ALL = ("__ALL__", "__ALL_PRUNABLE__")
 CURVES: dict[str, Callable[..., Schedule]] = {

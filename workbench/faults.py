@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from workbench.batch.schema import Job, JobFile, Method, Settings, Share, allowed
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 LONGEST = 60  # characters of a value that is shown
 
@@ -26,10 +24,10 @@ class Faulty(ValueError):
         super().__init__("\n".join(lines))
 
 
-class BadJobs(Faulty):
-    """A job file that cannot be run."""
+class Strict(BaseModel):
+    """No field but those that are named, no value that would have to be converted."""
 
-    what = "job file"
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,11 @@ class Layout:
 
     allowed: Mapping[str, str]
     fields: Callable[[Sequence[str]], list[str]]
+
+    @classmethod
+    def of(cls, models: Sequence[type[Strict]], fields: Callable[[Sequence[str]], list[str]]) -> Layout:
+        """From the models of all its tables, no two of which share a field's name, and the fields' descriptions."""
+        return cls({name: str(f.description) for model in models for name, f in model.model_fields.items()}, fields)
 
 
 def shown(value: Any) -> str:
@@ -54,9 +57,8 @@ def meant(value: object, names: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
-def faults_of(error: ValidationError, data: Mapping[str, Any], layout: Layout | None = None) -> list[str]:
-    """One sentence a fault, in the file's order; by default of a job file."""
-    layout = layout or Layout(allowed(), _fields)
+def faults_of(error: ValidationError, data: Mapping[str, Any], layout: Layout) -> list[str]:
+    """One sentence a fault, in the file's order."""
     return [_fault(one, data, layout) for one in error.errors(include_url=False, include_context=True)]
 
 
@@ -82,13 +84,3 @@ def _fault(error: Any, data: Any, layout: Layout) -> str:
     what = layout.allowed.get(field, "a table")
     choices = str(error.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
     return f"{path}: is {shown(data)}, which is not allowed; give {what}{meant(data, choices)}"
-
-
-def _fields(tables: Sequence[str]) -> list[str]:
-    """The fields of the table in which the last of a path's names stands."""
-    inside = tables[-2]
-    if "methods" in tables[1:2]:
-        return list(Method.model_fields)
-    models: dict[str, type[BaseModel]] = {"jobs": Job, "defaults": Settings, "budget": Share}
-    model = models.get(inside, JobFile)
-    return list(model.model_fields)

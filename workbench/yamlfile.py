@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from workbench.batch.faults import Faulty
+from workbench.faults import Faulty
 
 
 def parse(text: str, path: Path, wrong: type[Faulty]) -> Any:

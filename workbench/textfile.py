@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from workbench.batch.faults import Faulty
+from workbench.faults import Faulty
 
 LARGEST = 10**6  # bytes
 SUFFIXES = (".toml", ".yaml", ".yml")
@@ -41,7 +41,7 @@ def parsed(path: Path, wrong: type[Faulty]) -> Any:
         raise wrong(str(path), [f"this is not TOML: {error}{_line(text, str(error))}"]) from None
     except RecursionError:
         raise wrong(str(path), [f"the file is nested too deeply; a {wrong.what} needs three levels"]) from None
-    from workbench.batch.yamlfile import parse
+    from workbench.yamlfile import parse
 
     return parse(text, path, wrong)
 
