@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from workbench.calibrate import HELD_OUT, Batches
+from workbench.calibrate import Batches
 from workbench.evaluation import Evaluation
 from workbench.graph.inputs import Inputs
+from workbench.refine.split import Split
 
 LEAST = 16  # samples: of fewer, nothing can be held out and ranges still be known
 
@@ -72,19 +73,8 @@ class Int8:
 
     def split(self) -> tuple[list[Inputs], list[Inputs]]:
         """What scales are found in, and what decides: every fourth sample over all batches."""
-        fit, held_out, first = [], [], 0
-        for inputs in self.batches:
-            size = inputs.batch or 1
-            places = [number for number in range(size) if (first + number) % HELD_OUT != HELD_OUT - 1]
-            others = sorted(set(range(size)) - set(places))
-            fit += [_some(inputs, places)] if places else []
-            held_out += [_some(inputs, others)] if others else []
-            first += size
-        return fit, held_out
-
-
-def _some(inputs: Inputs, places: list[int]) -> Inputs:
-    return inputs.map(lambda tensor: tensor[places])
+        split = Split(self.batches, self.batches.samples, size=1, whole=False)  # asked for all, a fourth are held out
+        return list(split.fitted), list(split.judging)
 
 
 @dataclass(frozen=True)
