@@ -124,6 +124,13 @@ def test_bad_data_is_refused_in_a_sentence(bad: Any, error: type[Exception], wor
         Batches.of(bad)
 
 
+@pytest.mark.parametrize("large", [1e20, 1e30])
+def test_inputs_whose_squares_overflow(large: float) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"what layer 2 reads .* is too large, .*; scale the inputs as in training"):
+        calibrate(trace(net, torch.zeros(2, 3)), [large * torch.randn(8, 3)])
+
+
 def test_labels_among_the_inputs() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"traced with 1 inputs \(input\), not with 2; .*no labels among them"):

@@ -71,6 +71,11 @@ class Moments:
         return max(fitted.item(), 0.0)
 
     @property
+    def finite(self) -> bool:
+        """Whether no sum has overflowed."""
+        return all(bool(sums.isfinite().all()) for sums in (self.xx, self.xy, self.yy))
+
+    @property
     def energy(self) -> float:
         """The squared distance of the wanted outputs from their own mean, over all rows."""
         if not self.count:

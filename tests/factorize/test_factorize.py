@@ -28,6 +28,7 @@ from workbench.factorize import (
     macs_of,
     metric_of,
     params_of,
+    tucker,
 )
 from workbench.factorize.descent import descend
 from workbench.factorize.layers import grouped, weight_of
@@ -165,7 +166,8 @@ def test_data_aware_is_never_above_plain(seed: int, method: Method, share: float
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(METHODS))
-def test_errors_of_all_ranks_are_those_of_factors(seed: int, method: Method) -> None:
+def test_errors_of_all_ranks_are_those_to_expect(seed: int, method: Method) -> None:
+    """Of the closed form exactly; else of the dominant directions, less the same share at all ranks."""
     some = drawn(seed, method, 1)
     whole = error_of(some.weight, some.metric)
     most = method.full(Shape(len(some.weight), *some.weight.shape[1:3], tuple(some.weight.shape[3:])))
@@ -173,14 +175,46 @@ def test_errors_of_all_ranks_are_those_of_factors(seed: int, method: Method) -> 
     errors = method.errors(some.weight, some.metric, most, through)
     assert errors.shape == (most, 2)
     torch.testing.assert_close(errors[:, 0], method.errors(some.weight, some.metric, most))
-    for rank in range(1, most + 1, max(1, most // 4)):
-        difference = some.weight - compose(method.factors(some.weight, rank, some.metric, steps=0))
-        exact = error_of(difference, some.metric)
-        assert exact <= errors[rank - 1, 0] + 1e-7 * whole  # another start may be better than the one that is followed
+    middle = (most + 1) // 2
+    error, into = output_error(method, some.weight, some.metric, middle)
+    left = error.left(into)
+    for rank in {*range(1, most + 1, max(1, most // 4)), middle}:
+        difference = some.weight - compose(method.factors(some.weight, rank, some.metric))
+        fitted = error_of(difference, some.metric)
         if isinstance(method, WeightSVD) and not method.point_first:
-            assert exact == pytest.approx(float(errors[rank - 1, 0]), abs=1e-7 * whole)
+            assert fitted == pytest.approx(float(errors[rank - 1, 0]), abs=1e-7 * whole)
             seen = error_of(torch.einsum("goc...,gon->gnc...", difference, through), some.metric)
             assert seen == pytest.approx(float(errors[rank - 1, 1]), abs=1e-6 * whole)
+        else:
+            error, into = output_error(method, some.weight, some.metric, rank)
+            start = float(error(bilinear.directions(error.weight)[:, None, :into])[0].sum())
+            assert float(errors[rank - 1, 0]) == pytest.approx(left * start, abs=1e-7 * whole)
+            assert rank != middle or fitted <= errors[rank - 1, 0] + 1e-7 * whole
+
+
+def output_error(method: Method, weight: Tensor, metric: Tensor, rank: int) -> tuple[bilinear.OutputError, int]:
+    """Of the form at this rank, and how many directions its first stage has."""
+    shape = Shape(len(weight), *weight.shape[1:3], tuple(weight.shape[3:]))
+    into, outputs = method.ranks(shape, rank) if isinstance(method, Tucker) else (rank, None)
+    flat = weight.flatten(2, 3) if isinstance(method, SpatialSVD) else weight.flatten(3)
+    return bilinear.OutputError.of(flat, metric, outputs), into
+
+
+def test_errors_of_wide_layers_are_told_between_some_ranks() -> None:
+    """By straight lines and in float32: never far from what is told at each rank."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(1, 60, 60, 3, 3, generator=generator).double()
+    rows = torch.randn(2000, 540, generator=generator).double() * torch.logspace(0, -2, 540).double()
+    method, metric = Tucker(), (rows.mT @ rows)[None]
+    assert metric.shape[1] > bilinear.WIDE
+    told = method.errors(weight, metric, 60)
+    assert len(told) == 60 > tucker.RANKS
+    assert (told[:-1] >= told[1:]).all()
+    left = bilinear.OutputError.of(weight.flatten(3), metric, 30).left(30)
+    for rank in (1, 7, 22, 41, 60):
+        error = bilinear.OutputError.of(weight.flatten(3), metric, rank)
+        start = error(bilinear.directions(error.weight)[:, None, :rank])[0].sum()
+        assert float(told[rank - 1]) == pytest.approx(float(start) * left, rel=0.03, abs=1e-5 * float(told[0]))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -208,12 +242,9 @@ def trained() -> tuple[Tensor, Tensor]:
 
 def from_random_starts(method: Method, weight: Tensor, metric: Tensor, rank: int, starts: int = 30) -> float:
     """The least error that long descents from random inputs of the first stage find, all groups from the same one."""
-    shape = Shape(len(weight), *weight.shape[1:3], tuple(weight.shape[3:]))
-    into, outputs = method.ranks(shape, rank) if isinstance(method, Tucker) else (rank, None)
-    flat = weight.flatten(2, 3) if isinstance(method, SpatialSVD) else weight.flatten(3)
-    error = bilinear._Error.of(flat, metric, outputs)
+    error, into = output_error(method, weight, metric, rank)
     generator = torch.Generator().manual_seed(99)
-    drawn = torch.randn(len(flat), starts, flat.shape[2], into, generator=generator).double()
+    drawn = torch.randn(len(weight), starts, error.weight.shape[2], into, generator=generator).double()
     _, values = descend(error, error.balanced(torch.linalg.qr(drawn).Q.mT), 400)
     return float(values.sum(0).min())
 

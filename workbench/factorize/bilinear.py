@@ -11,18 +11,20 @@ plain decomposition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workbench.factorize.descent import descend
-from workbench.factorize.shape import error_of
+from workbench.factorize.shape import definite, error_of
 
 STEPS = 250
+FEW = 4  # steps from one start, after which it has gained all but some hundredths of what it can
 MANY, ROUGH = 8, 40  # of so many starts the best quarter goes on after so many steps
 RANDOM, CHEAP = 30, 1 << 22  # starts at most, and multiplications of the metric for all of them at each step
-TINY = 1e-12
+WIDE = 512  # columns
+TINY = {torch.float64: 1e-12, torch.float32: 1e-6}  # of the mean of a diagonal, added to it
 
 Factors = tuple[Tensor, Tensor]  # A [groups, r, u], B [groups, o, r, j]
 
@@ -34,7 +36,7 @@ def fit(
     plain = _plain(weight, rank, outputs)
     if metric is None:
         return plain
-    error = _Error.of(weight, metric, outputs)
+    error = OutputError.of(weight, metric, outputs)
     starts = error.balanced(error.starts(plain[0]))
     if starts.shape[1] >= MANY:
         starts, steps = _least(*descend(error, starts, min(steps, ROUGH)), starts.shape[1] // 4), steps - ROUGH
@@ -45,24 +47,14 @@ def fit(
 
 
 def errors(weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
-    """The errors at ranks 1 to ``most`` with A as it starts and the best B: all from one factorisation."""
-    explained = explained_by(weight, metric, most)  # [groups, r, j, o]
-    targets = [explained] if through is None else [explained, explained @ through[:, None]]
-    totals = [error_of(weight, metric)] if through is None else [
-        error_of(weight, metric), error_of(_seen(weight, through), metric)]  # fmt: skip
-    lost = torch.stack([total - part.square().sum((0, 2, 3)).cumsum(0) for total, part in
-                        zip(totals, targets, strict=True)], -1).clamp_min(0)  # fmt: skip
-    lost = torch.cat([lost, lost[-1:].expand(max(0, most - len(lost)), -1)])[:most]
-    return lost[:, 0] if through is None else lost
+    """The errors to expect at ranks 1 to ``most``, ``[most]``; with ``through`` ``[most, 2]``, see ``Method.errors``.
 
-
-def explained_by(weight: Tensor, metric: Tensor, most: int) -> Tensor:
-    """What each direction adds to the output, ``[groups, r, j, o]`` in orthogonal terms: squares of sums are sums."""
-    error = _Error.of(weight, metric)
-    start = directions(error.weight)[:, :most]
-    inner, right = error.normal(start[:, None])
-    half = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), right, upper=False)[:, 0]
-    return half.unflatten(1, (start.shape[1], -1))
+    Those of the dominant directions, all from one factorisation, times what a few steps leave of a middle one.
+    """
+    error = OutputError.foreseen(weight, metric)
+    found = error.unexplained(error.explained(most), through)
+    found = torch.cat([found, found[-1:].expand(max(0, most - len(found)), -1)]) * error.left((most + 1) // 2)
+    return found[:, 0] if through is None else found
 
 
 def composed(factors: Factors) -> Tensor:
@@ -73,18 +65,15 @@ def composed(factors: Factors) -> Tensor:
 
 def directions(weight: Tensor) -> Tensor:
     """Orthonormal directions of the inputs ``[groups, r, u]``, those first that carry most of the weight."""
-    rows = weight.transpose(2, 3).flatten(1, 2)  # [groups, o * j, u]
-    return torch.linalg.svd(rows, full_matrices=False)[2]
+    _, outputs, inputs, places = weight.shape
+    gram = torch.einsum("gouj,govj->guv", weight, weight)
+    return torch.linalg.eigh(gram).eigenvectors.flip(2).mT[:, : min(outputs * places, inputs)]
 
 
 def _least(points: Tensor, values: Tensor, count: int) -> Tensor:
     """The points ``[groups, count, r, u]`` with the least values ``[groups, starts]``."""
     places = values.topk(count, largest=False).indices
     return points[torch.arange(len(points))[:, None], places]
-
-
-def _seen(weight: Tensor, through: Tensor) -> Tensor:
-    return torch.einsum("gouj,gon->gnuj", weight, through)
 
 
 def _plain(weight: Tensor, rank: int, outputs: int | None) -> Factors:
@@ -102,12 +91,13 @@ def _truncated(out: Tensor, factor: Tensor | None, outputs: int | None) -> Tenso
     if outputs is None or outputs >= out.shape[-3]:
         return out
     flat = out.flatten(-2)
-    left = torch.linalg.svd(flat if factor is None else flat @ factor, full_matrices=False)[0][..., :outputs]
+    seen = flat if factor is None else flat @ factor
+    left = torch.linalg.eigh(seen @ seen.mT).eigenvectors[..., -outputs:]
     return (left @ (left.mT @ flat)).view_as(out)
 
 
 @dataclass(frozen=True)
-class _Error:
+class OutputError:
     """The output error as a function of A ``[groups, starts, r, u]``, B being the best for it.
 
     All is in inputs that are alone uncorrelated: those of the layer times the inverse of ``root``, the Cholesky factor
@@ -121,7 +111,7 @@ class _Error:
     outputs: int | None
 
     @classmethod
-    def of(cls, weight: Tensor, metric: Tensor, outputs: int | None = None) -> _Error:
+    def of(cls, weight: Tensor, metric: Tensor, outputs: int | None = None) -> OutputError:
         groups, _, inputs, places = weight.shape
         whole = metric.view(groups, inputs, places, inputs, places)
         root = torch.linalg.cholesky(torch.diagonal(whole, dim1=2, dim2=4).sum(-1) / places)
@@ -132,6 +122,14 @@ class _Error:
         flat = whole.reshape(groups, inputs * places, -1).contiguous()
         return cls(white, flat, (white.flatten(2) @ flat).view_as(white), root, outputs)
 
+    @classmethod
+    def foreseen(cls, weight: Tensor, metric: Tensor) -> OutputError:
+        """To tell errors by, not to fit: of wide layers in float32, which takes half the time."""
+        exact = cls.of(weight, metric)
+        if metric.shape[1] < WIDE:
+            return exact
+        return replace(exact, **{name: getattr(exact, name).float() for name in ("weight", "metric", "seen", "root")})
+
     def __call__(self, into: Tensor) -> tuple[Tensor, Tensor]:
         """The errors ``[groups, starts]`` and their gradients: B is the best, so that its own change adds nothing."""
         out = self.best(into)
@@ -141,22 +139,46 @@ class _Error:
 
     def best(self, into: Tensor) -> Tensor:
         """The best B ``[groups, starts, o, r, j]``."""
-        inner, right = self.normal(into)
-        factor = torch.linalg.cholesky(inner)
+        factor, right = self.normal(into)
         out = torch.cholesky_solve(right, factor).unflatten(2, (into.shape[2], -1)).permute(0, 1, 4, 2, 3)
         return _truncated(out, factor, self.outputs)
 
     def normal(self, into: Tensor) -> Factors:
-        """The normal equations for B ``[groups, starts, r * j, r * j]`` and their right side ``[..., o]``."""
+        """The normal equations for B: Cholesky factor ``[groups, starts, r * j, r * j]``, right side ``[..., o]``."""
         groups, _, inputs, places = self.weight.shape
         starts, rank = into.shape[1:3]
         once = (into.flatten(1, 2) @ self.metric.view(groups, inputs, -1)).view(groups, starts, -1, inputs, places)
         inner = torch.einsum("gsxvk,gstv->gsxtk", once, into).flatten(3)
-        inner = (inner + inner.mT) / 2
-        scale = torch.diagonal(inner, dim1=2, dim2=3).mean(2, keepdim=True)
-        torch.diagonal(inner, dim1=2, dim2=3).add_(TINY * scale + torch.finfo(inner.dtype).tiny)
+        factor = definite((inner + inner.mT) / 2, TINY[inner.dtype])[1]
         right = torch.einsum("gsru,gouj->gsrjo", into, self.seen)
-        return inner, right.reshape(groups, starts, rank * places, -1)
+        return factor, right.reshape(groups, starts, rank * places, -1)
+
+    def explained(self, most: int) -> Tensor:
+        """What each dominant direction adds to the output, ``[groups, r, j, o]`` in orthogonal terms.
+
+        There are at most ``most``, or as many as there are inputs; squares of sums are sums of squares.
+        """
+        start = directions(self.weight)[:, :most]
+        factor, right = self.normal(start[:, None])
+        half = torch.linalg.solve_triangular(factor, right, upper=False)[:, 0]
+        return half.unflatten(1, (start.shape[1], -1))
+
+    def unexplained(self, explained: Tensor, through: Tensor | None) -> Tensor:
+        """The errors with the first 1, 2, ... directions, ``[r, 1]``; ``[r, 2]`` with what ``through`` makes of it."""
+        whole = self.weight.flatten(2) @ self.seen.flatten(2).mT  # [groups, o, o]
+        found = [torch.einsum("goo->", whole) - explained.square().sum((0, 2, 3)).cumsum(0)]
+        if through is not None:
+            through = through.to(whole)
+            total = torch.einsum("gon,gop,gpn->", through, whole, through)
+            found.append(total - (explained @ through[:, None]).square().sum((0, 2, 3)).cumsum(0))
+        return torch.stack(found, -1).double().clamp_min(0)
+
+    def left(self, rank: int) -> float:
+        """Which share of the error of the dominant directions is left after a few steps."""
+        start = directions(self.weight)[:, None, :rank]
+        before = self(start)[0].sum().item()
+        after = descend(self, self.balanced(start), FEW)[1].sum().item()
+        return min(1.0, after / before) if before > 0 else 1.0
 
     def starts(self, plain: Tensor) -> Tensor:
         """The directions of the weight in both metrics, and random ones."""

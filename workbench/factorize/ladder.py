@@ -6,18 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from workbench.calibrate import Statistics
 from workbench.cost.sizes import Product, Share, Size, Sizes, multiplied
-from workbench.factorize.layers import Form, compose, grouped
-from workbench.factorize.shape import Method, Stage, error_of, metric_of, params_of
+from workbench.factorize.layers import Form, grouped
+from workbench.factorize.shape import Stage, metric_of, params_of
 from workbench.factorize.sites import Site
 from workbench.fisher import weighed
 from workbench.graph.trace import ChannelGraph
 from workbench.select.path import Path
 
-FEW = 10  # steps of a descent, after which it has gained all but a hundredth of what it can
 LADDER = "/rank"  # behind the layer's name: no module is called so
 
 
@@ -137,19 +135,11 @@ def _entries(graph: ChannelGraph, site: Site, statistics: Statistics) -> list[En
         forms = [Form(method, rank) for rank in range(1, method.full(site.shape))]
         costs = {form: cost for form in forms if (cost := _cost(site, form)) is not None}
         most = max((form.rank for form in costs), default=0)
-        errors = (_expected(method, weight, metric, most, through) if most else torch.empty(0)).tolist()
+        errors = method.errors(weight, metric, most, through).view(most, -1).tolist() if most else []
         for form, cost in costs.items():
             error, loss = errors[form.rank - 1][0], errors[form.rank - 1][-1]
             found.append((cost, error / (moments.energy or 1.0), loss / (2 * max(1, moments.count)), form))
     return found
-
-
-def _expected(method: Method, weight: Tensor, metric: Tensor, most: int, through: Tensor | None) -> Tensor:
-    """The errors at all ranks, less what the descent gains at a middle one: methods gain unequally."""
-    errors = method.errors(weight, metric, most, through).view(most, -1)
-    middle = (most + 1) // 2
-    fitted = error_of(weight - compose(method.factors(weight, middle, metric, FEW)), metric)
-    return errors * min(1.0, fitted / errors[middle - 1, 0].clamp_min(torch.finfo(errors.dtype).tiny).item())
 
 
 def _cost(site: Site, form: Form) -> int | None:

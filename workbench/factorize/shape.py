@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workbench.moments import Moments
 
-JITTER = 1e-8  # of the mean square of the inputs: what the data does not span is kept by size, as plain methods do
+JITTER = 1e-7  # of the mean square of the inputs: what the data does not span is kept by size, as plain methods do
 DEPTHWISE = "it is depthwise: each output reads one channel, which has no rank to lower"
 NO_KERNEL = "it has no kernel, where weight_svd does the same with fewer layers"
 
@@ -118,7 +118,7 @@ class Method(Protocol):
         """The weights of the stages, float64 ``[groups, outputs, inputs, kernel...]``."""
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
-        """The errors at ranks 1 to ``most``, ``[most]``: all from one decomposition.
+        """The errors to expect at ranks 1 to ``most``, ``[most]``: all from one decomposition.
 
         With ``through``, float64 ``[groups, outputs, n]``, it is ``[most, 2]``, and the second column the error of what
         that makes of the outputs.
@@ -134,12 +134,21 @@ def metric_of(moments: Moments, intercept: bool = True) -> Tensor:
     if intercept and moments.count:
         sums = moments.xx[:, :-1, -1]
         metric -= sums[:, :, None] * sums[:, None] / moments.count
-    scale = torch.diagonal(metric, dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(metric.dtype).tiny)
-    jitter = JITTER
-    while True:  # rows are multiplied in float32: their rounding may be more than the smallest eigenvalue
-        lifted = metric + jitter * scale[:, None, None] * torch.eye(metric.shape[-1], dtype=metric.dtype)
-        if not torch.linalg.cholesky_ex(lifted)[1].any():
-            return lifted
+    return definite(metric, JITTER)[0]
+
+
+def definite(matrices: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """Matrices ``[..., n, n]`` that are definite up to rounding, lifted until they are, and their Cholesky factors.
+
+    ``jitter`` times the mean of the diagonal is added to it, and ten times as much wherever that is not enough.
+    """
+    scale = torch.diagonal(matrices, dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(matrices.dtype).tiny)
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    while True:
+        lifted = matrices + jitter * scale[..., None, None] * identity
+        factors, failed = torch.linalg.cholesky_ex(lifted)
+        if not failed.any():
+            return lifted, factors
         jitter *= 10
 
 

@@ -52,5 +52,5 @@ class SpatialSVD:
         return into.unflatten(2, (-1, high))[..., None], out[..., None, :]
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
-        """The errors at ranks 1 to ``most``."""
+        """The errors to expect at ranks 1 to ``most``."""
         return bilinear.errors(weight.flatten(2, 3), metric, most, through)

@@ -6,14 +6,17 @@ directions both other factors have a closed form (reduced-rank regression).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.factorize import bilinear
 from workbench.factorize.shape import DEPTHWISE, NO_KERNEL, Shape, Stage
+
+RANKS = 24  # at which the errors of a wide layer are told
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,22 @@ class Tucker:
         return first[(..., *ones)], core, left[(..., *ones)]
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
-        """The errors at ranks 1 to ``most``."""
-        shape, flat = _shape(weight), weight.flatten(3)
-        pairs = [self.ranks(shape, rank) for rank in range(1, most + 1)]
-        parts = bilinear.explained_by(flat, metric, max(into for into, _ in pairs))
-        inputs = bilinear.errors(flat, metric, parts.shape[1], through).view(parts.shape[1], -1)
+        """The errors to expect at ranks 1 to ``most``: of wide layers at some, and on straight lines between."""
+        shape, error = _shape(weight), bilinear.OutputError.foreseen(weight.flatten(3), metric)
+        ranks = np.unique(np.linspace(1, most, min(most, RANKS)).round().astype(int))
+        parts = error.explained(self.ranks(shape, most)[0])
+        inputs = error.unexplained(parts, through)
         found = []
-        for into, out in pairs:
-            known = parts[:, :into].flatten(1, 2)  # [groups, r * j, outputs]
-            vectors = torch.linalg.eigh(known.mT @ known)[1][..., : known.shape[-1] - out]  # those that are left out
-            lost = known @ vectors
-            seen = [] if through is None else [(lost @ vectors.mT @ through).square().sum()]
-            found.append(inputs[min(into, len(inputs)) - 1] + torch.stack([lost.square().sum(), *seen]))
-        return torch.stack(found)[:, 0] if through is None else torch.stack(found)
+        for into, out in (self.ranks(shape, int(rank)) for rank in ranks):
+            known = parts[:, :into].flatten(1, 2).double()  # [groups, r * j, outputs]
+            values, vectors = torch.linalg.eigh(known.mT @ known)
+            values, vectors = values[:, : shape.outputs - out], vectors[..., : shape.outputs - out]  # that are left out
+            seen = [] if through is None else [(values * (vectors.mT @ through).square().sum(-1)).sum()]
+            found.append(inputs[min(into, len(inputs)) - 1] + torch.stack([values.sum(), *seen]).clamp_min(0))
+        columns = [np.interp(range(1, most + 1), ranks, column) for column in torch.stack(found, 1).numpy()]
+        into, out = self.ranks(shape, (most + 1) // 2)
+        told = torch.from_numpy(np.stack(columns, -1)) * replace(error, outputs=out).left(into)
+        return told[:, 0] if through is None else told
 
 
 def _shape(weight: Tensor) -> Shape:

@@ -67,7 +67,7 @@ class WeightSVD:
         return first.reshape(len(weight), -1, *weight.shape[2:]), basis[(..., *[None] * (weight.ndim - 3))]
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
-        """The errors at ranks 1 to ``most``."""
+        """The errors to expect at ranks 1 to ``most``."""
         if self.point_first:
             return bilinear.errors(weight.flatten(3), metric, most, through)
         left, squares = _decomposed(weight, metric)
@@ -81,10 +81,9 @@ class WeightSVD:
 def _decomposed(weight: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
     """The left singular vectors ``[groups, outputs, n]`` in the metric, and the squares of the singular values."""
     flat = weight.flatten(2)
-    if metric is not None:
-        flat = flat @ torch.linalg.cholesky(metric)
-    left, values, _ = torch.linalg.svd(flat, full_matrices=False)
-    return left, values.square()
+    values, vectors = torch.linalg.eigh((flat if metric is None else flat @ metric) @ flat.mT)
+    most = min(flat.shape[1:])
+    return vectors.flip(2)[..., :most], values.flip(1)[:, :most].clamp_min(0)
 
 
 def _beyond(values: Tensor, most: int) -> Tensor:

@@ -109,7 +109,7 @@ class _Problem:
     def __init__(self, xx: Tensor, targets: Sequence[Tensor], columns: Sequence[tuple[int, ...]], ridge: float):
         self.total, self.width = len(columns), max(map(len, columns))
         self.weighed, self.outputs = len(targets) > 1, [target.shape[1] for target in targets]
-        inverse = torch.linalg.inv(xx + _strength(xx, ridge).diag())
+        inverse = _inverse(xx, ridge)
         places = _by_unit(columns, len(xx), self.width)
         filler = places < 0
         weight = (inverse @ torch.cat([*targets], 1))[places]
@@ -189,6 +189,12 @@ class _Problem:
         self.blocks, self.units = self.blocks[~self.gone], self.units[~self.gone]
         self.gone = torch.zeros_like(self.units, dtype=torch.bool)
         self._start()
+
+
+def _inverse(xx: Tensor, ridge: float) -> Tensor:
+    """Of the moments with a ridge, ten times as strong wherever that is not enough to make them definite."""
+    factor, failed = torch.linalg.cholesky_ex(xx + _strength(xx, ridge).diag())
+    return _inverse(xx, 10 * ridge) if failed else torch.cholesky_inverse(factor)
 
 
 def _strength(xx: Tensor, ridge: float) -> Tensor:
