@@ -155,10 +155,10 @@ def _gather(
                     reader.gather(evidence[node.name], values[how.input], values[how.target], seen)
                 graph.program.forget(node, values)
             seen += inputs.batch or 1
-    for node, found in evidence.items():
+    for name, found in evidence.items():
         if not found.all.finite:
             raise ValueError(
-                f"what layer {readers[node].layer.name} reads or gives on the calibration data is too large, or not "
+                f"what layer {readers[name].layer.name} reads or gives on the calibration data is too large, or not "
                 "finite: sums of its squares overflow; scale the inputs as in training, or use model.double()"
             )
     return evidence

@@ -92,9 +92,8 @@ def _add_search_options(command: argparse.ArgumentParser, mode: str = "auto") ->
         "slimming, activation-energy, active-positions, random",
     )  # fmt: skip
     command.add_argument(
-        "--methods", default="channels", metavar="NAMES",
-        help="what may be done to a layer, of channels, spatial_svd, weight_svd and tucker, with commas between "
-        "(default channels)",
+        "--methods", default="channels,spatial_svd,weight_svd,tucker", metavar="NAMES",
+        help="what may be done to a layer, with commas between (default %(default)s)",
     )  # fmt: skip
     command.add_argument(
         "--mode", default=mode, choices=("auto", "measured", "predicted"),

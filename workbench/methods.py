@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from workbench.factorize import Method, SpatialSVD, Tucker, WeightSVD
@@ -53,14 +54,18 @@ class Methods:
 
     @classmethod
     def parse(cls, text: str) -> Methods:
-        """Read ``channels,spatial_svd``.
+        """Read ``channels,spatial_svd``; raises as :meth:`of`."""
+        return cls.of([name.strip() for name in text.split(",")])
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Methods:
+        """Those of these names.
 
         Raises
         ------
         ValueError
             There is no such method.
         """
-        names = [name.strip() for name in text.split(",")]
         allowed = [field.name for field in fields(cls)]
         wrong = [name for name in names if name not in allowed]
         if wrong:
@@ -68,4 +73,5 @@ class Methods:
         return cls(**{name: name in names for name in allowed})
 
 
+ALL = Methods()
 CHANNELS = Methods(spatial_svd=False, weight_svd=False, tucker=False)

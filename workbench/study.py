@@ -28,7 +28,7 @@ from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, concerned, free_groups, layers_like, plan_by_hand
-from workbench.methods import CHANNELS, Methods
+from workbench.methods import ALL, Methods
 from workbench.plan import Plan, make_plan, plan_in_time, plan_of
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
@@ -70,7 +70,7 @@ class Study:
     seed : of what is drawn from the data
     name : of the model, for the report
     progress : show progress bars
-    methods : what the search may do to a layer; by default channels leave, and no layer is factorised
+    methods : what the search may do to a layer; by default channels leave and ranks fall, whichever loses less
     ignore : layers that keep all their channels and their rank: names, patterns of names (``"blocks.*.conv1"``), types
 
     Examples
@@ -89,7 +89,7 @@ class Study:
         criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
         store: str | os.PathLike[str] | None = None, latency: LatencyTable | None = None,
         workers: int | Executor | None = None, retries: int = 1, seed: int = 0, name: str | None = None,
-        progress: bool = False, methods: Methods = CHANNELS, ignore: Sequence[Pattern] = (),
+        progress: bool = False, methods: Methods = ALL, ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
@@ -369,8 +369,7 @@ class Study:
         )  # fmt: skip
 
     def _method(self) -> str:
-        ranks = self.methods if self.methods != CHANNELS else None
-        steps = [ranks, name_of(self.criterion), "ridge least squares", self.refinement]
+        steps = [self.methods, name_of(self.criterion), "ridge least squares", self.refinement]
         return ", ".join(str(step) for step in steps if step)
 
     def _timed(self, step: str) -> _Timer:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from workbench.batch.runs import Run
 from workbench.reading import read_object
 
-FORMAT = 1
+FORMAT = 2
 AGAIN = "delete its folder and run the batch again"
 
 
@@ -47,7 +47,7 @@ class Effort(_Kept):
 class Finished(_Kept):
     """``job.json``"""
 
-    format: Literal[1]
+    format: Literal[2]
     job: Run
     summary: Summary
     run: Effort
@@ -56,7 +56,7 @@ class Finished(_Kept):
 class Failed(_Kept):
     """``failure.json``"""
 
-    format: Literal[1]
+    format: Literal[2]
     job: Run
     reason: str
     step: str

@@ -16,6 +16,7 @@ from workbench.batch.runs import Run
 from workbench.batch.schema import BUILT_IN, FIDELITIES
 from workbench.calibrate import Batches
 from workbench.evaluation import Evaluation, Fidelity
+from workbench.methods import Methods
 from workbench.select import by_name
 from workbench.study import Study
 from workbench.zoo import task as zoo_task
@@ -41,7 +42,7 @@ def study_of(run: Run, base: Path, store: Path) -> Study:
     }
     return Study(
         model, inputs, calibration=batches, criterion=by_name(run.criterion), store=store, seed=run.seed,
-        name=run.model, **scores,
+        name=run.model, methods=Methods.of(run.methods), **scores,
     )  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from workbench.batch.checks import is_folder
 from workbench.batch.jobfile import Jobs
-from workbench.batch.schema import CRITERIA, BadJobs, Job, Method, Settings
+from workbench.batch.schema import CRITERIA, METHODS, BadJobs, Job, Method, Settings
 
 MOST = 10_000  # runs of a batch
-SHARED = ("model", "architecture", "inputs", "calibration", "evaluate", "test", "criterion", "mode", "seed")
+SHARED = ("model", "architecture", "inputs", "calibration", "evaluate", "test", "criterion", "mode", "methods", "seed")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Run:
     criterion: str = "elimination"
     mode: str = "auto"
     refinement: int = 300
+    methods: tuple[str, ...] = METHODS
     seed: int = 0
     architecture: str | None = None
     inputs: str | None = None
@@ -49,12 +50,12 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"budget": dict(self.budget), "export": list(self.export)}
+        return asdict(self) | {"budget": dict(self.budget), "export": list(self.export), "methods": list(self.methods)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Run:
         """The run that ``to_dict`` wrote."""
-        return cls(**{**data, "export": tuple(data["export"])})
+        return cls(**{**data, **{name: tuple(data[name]) for name in ("export", "methods")}})
 
     def differs(self, other: Run) -> str:
         """The first thing in which another run is not the same; empty where there is none."""
@@ -94,8 +95,8 @@ def _runs(job: Job, methods: Mapping[str, Method]) -> Iterator[Run]:
         method = known[name]
         yield Run(
             _name(job.name, model, name, budget, seed), model, budget, name, method.criterion, method.mode,
-            method.refinement, seed, job.architecture, job.inputs, job.calibration, job.evaluate, job.test,
-            tuple(job.export or ()), job.time_limit, job.memory_limit,
+            method.refinement, tuple(method.methods), seed, job.architecture, job.inputs, job.calibration,
+            job.evaluate, job.test, tuple(job.export or ()), job.time_limit, job.memory_limit,
         )  # fmt: skip
 
 

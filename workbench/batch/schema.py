@@ -12,12 +12,13 @@ from workbench.allocate.budget import Budget
 from workbench.faults import Faulty, Layout, Strict
 from workbench.zoo import NAMES
 
-# those of workbench.select and workbench.sensitivity, which would bring torch with them; a test compares
+# those of select, sensitivity and methods, which would bring torch with them; a test compares
 CRITERIA = (
     "elimination", "lasso", "fisher", "taylor", "l1", "l2", "geometric-median", "slimming", "activation-energy",
     "active-positions", "random",
 )  # fmt: skip
 MODES = ("auto", "measured", "predicted")
+METHODS = ("channels", "spatial_svd", "weight_svd", "tucker")
 EXPORTS = ("onnx", "pt2")
 BUILT_IN = ("fashion-mnist",)
 FIDELITIES = ("kl", "top1", "error")
@@ -71,6 +72,10 @@ class Method(Strict):
     criterion: Literal[CRITERIA] = Field(default="elimination", description=f"one of {', '.join(CRITERIA)}")  # type: ignore[valid-type]
     mode: Literal[MODES] = Field(default="auto", description=f"one of {', '.join(MODES)}")  # type: ignore[valid-type]
     refinement: int = Field(default=300, ge=0, description="a whole number of steps, or 0 for none")
+    methods: Annotated[
+        list[Literal[METHODS]],  # type: ignore[valid-type]
+        Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Literal[METHODS] | list[Literal[METHODS]]),
+    ] = Field(default=[*METHODS], description=f"what may be done to a layer, of {', '.join(METHODS)}")  # fmt: skip
 
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
