@@ -43,6 +43,7 @@ from workbench.apply import apply
 from workbench.calibrate import ROWS
 from workbench.cost.count import count
 from workbench.evaluation import Evaluation, whole_score
+from workbench.methods import CHANNELS
 from workbench.zoo import task
 
 ZOO = ("vgg", "resnet20")  # the plain sweep has no fit for depthwise convolutions
@@ -74,7 +75,7 @@ def _study(name: str, samples: int, seed: int) -> wb.Study:
     evaluate = Evaluation(_search_batches(samples), task.log_likelihood, name="log-likelihood")
     return wb.Study(
         model, images[:1], calibration=images.split(128), evaluate=evaluate, test=task.test_score(), seed=seed,
-        refinement=None, name=name,
+        refinement=None, name=name, methods=CHANNELS,  # as AIMET's
     )  # fmt: skip
 
 

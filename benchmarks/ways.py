@@ -17,6 +17,7 @@ import workbench as wb
 from workbench.apply import apply
 from workbench.calibrate import Statistics, calibrate
 from workbench.cost.count import count
+from workbench.methods import CHANNELS
 from workbench.plan import Plan
 from workbench.reconstruct import FOLD, RIDGES
 from workbench.select import Criterion, GroupView, by_name
@@ -27,8 +28,8 @@ NONE, NORMS, BIAS, SQUARES, REFINED = "none", "BN recalibration", "bias folding"
 REPAIRS = (NONE, NORMS, BIAS, SQUARES, REFINED)
 
 RANKS = {
-    "spatial SVD": wb.Methods(channels=False, weight_svd=False, tucker=False),
-    "weight SVD": wb.Methods(channels=False, spatial_svd=False, tucker=False),
+    "spatial SVD": wb.Methods.of("spatial_svd"),
+    "weight SVD": wb.Methods.of("weight_svd"),
     "channels and ranks": wb.Methods(),
 }
 
@@ -37,7 +38,7 @@ class Workbench:
     """The widths of one search, at which every criterion chooses the units that stay."""
 
     def __init__(self, network: str, seed: int):
-        self.study = task.study(network, seed=seed)
+        self.study = task.study(network, seed=seed, methods=CHANNELS)
         self.seed = seed
 
     @cached_property

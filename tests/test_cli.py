@@ -59,7 +59,7 @@ def test_methods_lower_ranks(small_zoo: None, tmp_path: Path, capsys: Capture) -
     assert not plan["kept"]
     assert cli.main([*arguments, "--methods", "svd"]) == cli.USAGE
     assert said(capsys) == (
-        "there is no method 'svd'; choose from channels, spatial_svd, weight_svd, tucker, with commas between"
+        "there is no method 'svd'; choose from channels, spatial_svd, weight_svd, tucker"
     )
 
 

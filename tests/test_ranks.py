@@ -123,10 +123,17 @@ def test_costs_are_predicted_exactly(name: str, budget: wb.Budget, request: pyte
     assert exact >= 6
 
 
-def test_what_padding_writes_is_not_told_by_ranks(study: wb.Study) -> None:
-    words = r"a budget of activation_bytes in down: what its padding writes .* ignore=\['down'\]"
-    with pytest.raises(wb.Refused, match=words):
-        study.allocate(wb.Budget(activation_bytes=0.9), mode="predicted")
+def test_what_padding_writes_is_counted(study: wb.Study) -> None:
+    """Of ``down``, whose padding is of its own input and of what lies between its factors."""
+    others = [site.layer.name for site in study.sites[0] if site.layer.name != "down"]
+    low = wb.Study(study.model, study.example_inputs, calibration=study.calibration, ignore=others, refinement=None,
+                   methods=wb.Methods.of("spatial_svd"))  # fmt: skip
+    free = low.compress(low.allocate(wb.Budget(macs=0.8), mode="predicted"))
+    assert list(free.plan.ranks) == ["down"]
+    most = free.cost.activation_bytes - 1
+    plan = low.allocate(wb.Budget(macs=0.8, activation_bytes=most), mode="predicted")
+    assert plan.ranks["down"].rank < free.plan.ranks["down"].rank
+    assert plan.costs["activation_bytes"] == low.compress(plan).cost.activation_bytes <= most
 
 
 def test_a_budget_of_memory_is_kept_by_ranks_in_a_rewritten_forward() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from workbench.factorize import Method, SpatialSVD, Tucker, WeightSVD
@@ -55,23 +54,28 @@ class Methods:
     @classmethod
     def parse(cls, text: str) -> Methods:
         """Read ``channels,spatial_svd``; raises as :meth:`of`."""
-        return cls.of([name.strip() for name in text.split(",")])
+        return cls.of(*(name.strip() for name in text.split(",")))
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Methods:
-        """Those of these names.
+    def of(cls, *names: str) -> Methods:
+        """Those of these names and no other.
 
         Raises
         ------
         ValueError
             There is no such method.
+
+        Examples
+        --------
+        >>> Methods.of("channels", "spatial_svd")
+        Methods(channels, spatial_svd)
         """
         allowed = [field.name for field in fields(cls)]
         wrong = [name for name in names if name not in allowed]
         if wrong:
-            raise ValueError(f"there is no method {wrong[0]!r}; choose from {', '.join(allowed)}, with commas between")
+            raise ValueError(f"there is no method {wrong[0]!r}; choose from {', '.join(allowed)}")
         return cls(**{name: name in names for name in allowed})
 
 
 ALL = Methods()
-CHANNELS = Methods(spatial_svd=False, weight_svd=False, tucker=False)
+CHANNELS = Methods.of("channels")

@@ -186,12 +186,7 @@ def _elements(
 
 
 def _writes(graph: ChannelGraph, orders: Mapping[str, Sequence[int]], ladders: Sequence[Ladder]) -> Layers:
-    for layer in (ladder.layer for ladder in ladders):
-        if getattr(graph.model.get_submodule(layer), "padding_mode", "zeros") != "zeros":
-            raise Refused(
-                "a budget of activation_bytes", layer, "what its padding writes depends on its factors",
-                f"study with ignore=[{layer!r}], or give a budget for another resource",
-            )  # fmt: skip
+    """Padding that is not of zeros is taken as it was before a layer is factorised: ``settle`` counts it."""
     tensors = graph.program.tensors
     between = [(ladder.name, ladder.writes(tensors[ladder.site.layer.weight].element_size())) for ladder in ladders]
     return [*write_products(graph, orders), *between]

@@ -42,7 +42,7 @@ def study_of(run: Run, base: Path, store: Path) -> Study:
     }
     return Study(
         model, inputs, calibration=batches, criterion=by_name(run.criterion), store=store, seed=run.seed,
-        name=run.model, methods=Methods.of(run.methods), **scores,
+        name=run.model, methods=Methods.of(*run.methods), **scores,
     )  # fmt: skip
 
 
