@@ -4,9 +4,9 @@ A is what the first layer does to its inputs u (channels, or channels and one si
 does to what lies between, at the places j of its kernel. For a fixed A the best B is linear least squares, so that the
 error is a function of A alone (variable projection, Golub & Pereyra 1973), which L-BFGS brings down: in the metric of
 the inputs, and in the basis of A in which B is orthonormal, where the function bends alike in all directions. It starts
-from the dominant directions of W itself, from those of W in the metric, and, where that costs little, from random ones:
-small layers have many local minima, of large ones all are nearly equally good. The error is never above that of the
-plain decomposition.
+from the dominant directions of W in the metric and, in layers that are not wide, from those of W itself and from random
+ones: small layers have many local minima, of large ones all are nearly equally good. The error is never above that of
+the plain decomposition.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def fit(
     if metric is None:
         return plain
     error = OutputError.of(weight, metric, outputs)
-    starts = error.balanced(error.starts(plain[0]))
+    quick = error.quick()
+    starts = quick.balanced(error.starts(plain[0]).to(quick.weight))
     if starts.shape[1] >= MANY:
-        starts, steps = _least(*descend(error, starts, min(steps, ROUGH)), starts.shape[1] // 4), steps - ROUGH
-    best = _least(*descend(error, starts, steps), 1)[:, 0]
+        starts, steps = _least(*descend(quick, starts, min(steps, ROUGH)), starts.shape[1] // 4), steps - ROUGH
+    best = _least(*descend(quick, starts, steps), 1)[:, 0].to(weight)
     found = torch.linalg.solve_triangular(error.root, best, upper=False, left=False), error.best(best[:, None])[:, 0]
     apart = [error_of(weight - composed(factors), metric) for factors in (found, plain)]
     return found if apart[0] <= apart[1] else plain  # rounding at ranks that lose nothing
@@ -51,7 +52,7 @@ def errors(weight: Tensor, metric: Tensor, most: int, through: Tensor | None = N
 
     Those of the dominant directions, all from one factorisation, times what a few steps leave of a middle one.
     """
-    error = OutputError.foreseen(weight, metric)
+    error = OutputError.of(weight, metric).quick()
     found = error.unexplained(error.explained(most), through)
     found = torch.cat([found, found[-1:].expand(max(0, most - len(found)), -1)]) * error.left((most + 1) // 2)
     return found[:, 0] if through is None else found
@@ -122,13 +123,15 @@ class OutputError:
         flat = whole.reshape(groups, inputs * places, -1).contiguous()
         return cls(white, flat, (white.flatten(2) @ flat).view_as(white), root, outputs)
 
-    @classmethod
-    def foreseen(cls, weight: Tensor, metric: Tensor) -> OutputError:
-        """To tell errors by, not to fit: of wide layers in float32, which takes half the time."""
-        exact = cls.of(weight, metric)
-        if metric.shape[1] < WIDE:
-            return exact
-        return replace(exact, **{name: getattr(exact, name).float() for name in ("weight", "metric", "seen", "root")})
+    @property
+    def wide(self) -> bool:
+        """Whether descents are short of time rather than of digits and of starts."""
+        return self.metric.shape[1] >= WIDE
+
+    def quick(self) -> OutputError:
+        """To descend by: of wide layers in float32, which takes half the time."""
+        parts = {name: getattr(self, name).float() for name in ("weight", "metric", "seen", "root")}
+        return replace(self, **parts) if self.wide else self
 
     def __call__(self, into: Tensor) -> tuple[Tensor, Tensor]:
         """The errors ``[groups, starts]`` and their gradients: B is the best, so that its own change adds nothing."""
@@ -181,13 +184,15 @@ class OutputError:
         return min(1.0, after / before) if before > 0 else 1.0
 
     def starts(self, plain: Tensor) -> Tensor:
-        """The directions of the weight in both metrics, and random ones."""
+        """The directions of the weight in its metric, and where they are cheap those without it, and random ones."""
         groups, rank, inputs = plain.shape
+        own = directions(self.weight)[:, None, :rank]
+        if self.wide:
+            return own
         few = min(RANDOM, CHEAP // (self.weight.shape[1] * self.metric[0].numel()))
         generator = torch.Generator().manual_seed(0)
         drawn = torch.randn(groups, few, inputs, rank, generator=generator, dtype=plain.dtype)
-        sharp = torch.stack([plain @ self.root, directions(self.weight)[:, :rank]], 1)
-        return torch.cat([sharp, torch.linalg.qr(drawn).Q.mT @ self.root[:, None]], 1)
+        return torch.cat([(plain @ self.root)[:, None], own, torch.linalg.qr(drawn).Q.mT @ self.root[:, None]], 1)
 
     def balanced(self, into: Tensor) -> Tensor:
         """The same spaces in bases for which B is orthonormal."""

@@ -69,7 +69,7 @@ class Tucker:
 
     def errors(self, weight: Tensor, metric: Tensor, most: int, through: Tensor | None = None) -> Tensor:
         """The errors to expect at ranks 1 to ``most``: of wide layers at some, and on straight lines between."""
-        shape, error = _shape(weight), bilinear.OutputError.foreseen(weight.flatten(3), metric)
+        shape, error = _shape(weight), bilinear.OutputError.of(weight.flatten(3), metric).quick()
         ranks = np.unique(np.linspace(1, most, min(most, RANKS)).round().astype(int))
         parts = error.explained(self.ranks(shape, most)[0])
         inputs = error.unexplained(parts, through)
