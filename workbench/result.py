@@ -71,7 +71,8 @@ class Score:
         return cls(name, float(before.mean()), float(after.mean()), len(before), interval)
 
     def __repr__(self) -> str:
-        return f"Score({self.name}: {self.before:.4g} -> {self.after:.4g} on {self.samples} samples)"
+        where = f" on {self.samples} samples" if self.samples > 1 else ""  # one number may be of any number of them
+        return f"Score({self.name}: {self.before:.4g} -> {self.after:.4g}{where})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -346,7 +347,7 @@ def _run(seconds: Mapping[str, float]) -> dict[str, Any]:
     """What differs between two runs of the same work."""
     return {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch threads: {torch.get_num_threads()}",
         "command": command_line(),
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
     }
