@@ -109,6 +109,14 @@ def test_the_callers_model_is_untouched() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_comes_out_is_in_the_mode_of_the_model(training: bool) -> None:
+    study = road(refinement=None)[0]
+    study.model.train(training)
+    result = study.compress(wb.Budget(macs=0.5))
+    assert {module.training for module in (*result.model.modules(), *study.model.modules())} == {training}
+
+
 def test_a_plan_kept_from_before() -> None:
     study, _ = road()
     plan = study.allocate(wb.Budget(macs=0.5))
