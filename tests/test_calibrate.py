@@ -112,7 +112,8 @@ def test_data_is_known_by_its_content() -> None:
             "a generator that can be read only once; give a list, a DataLoader",
         ),
         ([torch.zeros(3, 3)], ValueError, "has 3 samples; 4 are the least, 512 a good number"),
-        ([[torch.zeros(8, 3)]], TypeError, "not list; make the list a tuple"),
+        ([[torch.zeros(8, 3)]], TypeError, r"not list; make the list a tuple, .*\[x for x, _ in loader\]"),
+        ([torch.zeros(8, 3).numpy()], TypeError, "not ndarray; torch.from_numpy makes a tensor"),
         (["images"], TypeError, "model inputs are a tensor, a tuple .* or a dict .*, not str"),
         (None, TypeError, "the calibration data is a NoneType; give a list, a DataLoader"),
         (7, TypeError, "the calibration data is a int; give a list, a DataLoader"),
@@ -135,6 +136,19 @@ def test_labels_among_the_inputs() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"traced with 1 inputs \(input\), not with 2; .*no labels among them"):
         calibrate(trace(net, torch.zeros(2, 3)), [(torch.zeros(8, 3), torch.zeros(8))])
+
+
+UNLIKE = [
+    ([*torch.zeros(8, 4, 3)], r"has the dimensions \[4, 3\], not \[2, 4, 3\], as the example inputs; give batches"),
+    ([torch.zeros(8, 4, 3, dtype=torch.uint8)], r"is torch.uint8, not torch.float32, as the example inputs; convert"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), UNLIKE, ids=["no batches", "dtype"])
+def test_data_unlike_the_example_inputs(data: Any, words: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=words):
+        calibrate(trace(net, torch.zeros(2, 4, 3)), data)
 
 
 def test_evidence_of_nothing() -> None:

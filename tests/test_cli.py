@@ -181,6 +181,19 @@ def test_restore_verifies(compressed: Path, capsys: Capture) -> None:
     assert "bit for bit" not in capsys.readouterr().out
 
 
+def test_a_network_of_ones_own_is_restored_in_python(compressed: Path, capsys: Capture) -> None:
+    plan = json.loads((compressed / "plan.json").read_text())
+    (compressed / "plan.json").write_text(json.dumps(plan | {"name": "Net"}))
+    for command in (["restore"], ["export", "--onnx", "net.onnx"]):
+        assert cli.main([command[0], str(compressed), *command[1:]]) == cli.USAGE
+        assert "was made of Net, which is no network of the zoo; in Python, wb.restore(" in capsys.readouterr().err
+
+
+def test_python_dash_m() -> None:
+    told = subprocess.run([sys.executable, "-m", "workbench", "--help"], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("usage: workbench ")
+
+
 def test_restore_sees_a_changed_weight(compressed: Path, capsys: Capture) -> None:
     weights = load_file(compressed / artefact.WEIGHTS)
     weights["classifier.2.bias"][0] += 1e-3

@@ -46,6 +46,15 @@ def test_it_is_the_mean_square_of_each_samples_gradient(
     torch.testing.assert_close(found["2"], total.diagonal(dim1=1, dim2=2) if wide else total)
 
 
+def test_gradients_pass_by_what_drops_only_in_training() -> None:
+    plain, data = network().eval(), torch.randn(8, 2, 7, 7).double()
+    dropping = nn.Sequential(*plain[:3], nn.Dropout(0.5), *plain[3:]).eval()
+    wanted = calibrate(trace(plain, data[:2]), [data], needs={"fisher"}, loss=summed)
+    found = calibrate(trace(dropping, data[:2]), [data], needs={"fisher"}, loss=summed)
+    assert not found.no_fisher
+    torch.testing.assert_close(found.fisher["2"], wanted.fisher["2"])
+
+
 def test_errors_are_weighed_as_it_counts_them() -> None:
     torch.manual_seed(0)
     some = torch.randn(3, 5).double()

@@ -78,6 +78,13 @@ def test_bad_budgets(study: wb.Study, budgets: Any, error: type[Exception], word
         study.front(budgets=budgets)
 
 
+def test_a_cost_that_there_is_not(study: wb.Study) -> None:
+    with pytest.raises(ValueError, match="there is no cost called 'flops'; choose from macs, params"):
+        study.front("flops")
+    with pytest.raises(ValueError, match="there is no cost called 'flops'"):
+        study.explore("flops")
+
+
 def test_the_report_shows_it_with_the_plan_marked(study: wb.Study) -> None:
     study.front(budgets=[0.5, 0.7, 1.0])
     result = study.compress(wb.Budget(macs=0.5))

@@ -94,7 +94,8 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
     ({nn.LSTM: wb.Ratio(0.5)}, "no layer is a LSTM"),
     ({"0": wb.Ratio(0.5)}, "the input channels of 0 cannot leave"),
     ({"8": [0]}, "8 cannot keep the input channels \\[0\\]: \\[1, 2, .* do not leave alone"),
-    ({"6": []}, "6 cannot keep"),
+    ({"8": [0, 999]}, "8 has no input channels \\[999\\] that can leave or stay; the highest is "),
+    ({"6": []}, "6 would lose all its input channels; name at least one that stays"),
     ({"6": wb.Rank("spatial_svd", 2)}, "6: spatial_svd does not fit this layer: it has 1 x 1"),
     ({"2": wb.Rank("weight_svd", 65)}, "2: weight_svd cannot have the rank 65 here; give 1 to 64"),
     ({"2": wb.Rank("svd", 6)}, "there is no method 'svd' among spatial_svd"),
@@ -105,6 +106,11 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
 def test_what_cannot_be_set_says_why(study: wb.Study, settings: dict[Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study.by_hand(settings)
+
+
+def test_a_bare_number_is_no_setting(study: wb.Study) -> None:
+    with pytest.raises(TypeError, match=r"2 cannot be set to 0.5; give a Ratio, as Ratio\(0.5\), a Rank, or the list"):
+        study.by_hand({"2": 0.5})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan")])

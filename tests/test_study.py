@@ -13,6 +13,7 @@ from torch import nn
 import workbench as wb
 from tests.models import TOYS, Toy, call
 from workbench.result import Score
+from workbench.sensitivity import Search
 
 
 def road(seed: int = 0, **options: Any) -> tuple[wb.Study, torch.Tensor]:
@@ -108,6 +109,14 @@ def test_the_callers_model_is_untouched() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_what_comes_out_is_in_the_mode_of_the_model(training: bool) -> None:
+    study = road(refinement=None)[0]
+    study.model.train(training)
+    result = study.compress(wb.Budget(macs=0.5))
+    assert {module.training for module in (*result.model.modules(), *study.model.modules())} == {training}
+
+
 def test_a_plan_kept_from_before() -> None:
     study, _ = road()
     plan = study.allocate(wb.Budget(macs=0.5))
@@ -124,6 +133,12 @@ def test_a_plan_kept_from_before() -> None:
         ({"calibration": []}, ValueError, "the calibration data is empty"),
         ({"calibration": iter([torch.zeros(8, 1, 8, 8)])}, ValueError, "can be read only once"),
         ({"evaluate": lambda model: math.nan}, ValueError, "returned nan for the original model"),
+        ({"evaluate": lambda model: (0.9, 48)}, ValueError, "returned a tuple; return one number, or one a sample"),
+        ({"evaluate": 0.9}, TypeError, "evaluate=0.9 cannot be called; give a function of the model"),
+        ({"test": lambda model, loader: 0.9}, TypeError, r"cannot be called with the model alone \(missing .*'loader'"),
+        ({"evaluate": wb.Evaluation([], lambda output: output)}, TypeError, "'score' cannot be called with the output"),
+        ({"criterion": "l1"}, TypeError, "criterion='l1' is no criterion; give one of workbench.select"),
+        ({"methods": "channels"}, TypeError, "methods='channels' are no methods; give Methods"),
         ({"budget": 0.5}, TypeError, "a Plan or a Budget, not float; try Budget"),
     ],
 )
@@ -133,6 +148,25 @@ def test_bad_input_is_one_sentence(options: dict[str, Any], error: type[Exceptio
     with pytest.raises(error, match=words) as caught:
         road(**options)[0].compress(budget)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [nn.Linear, {}, abs], ids=["class", "weights", "function"])
+def test_a_model_is_a_module(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"the model is .*; give an nn.Module, with its trained weights loaded"):
+        wb.Study(model, torch.zeros(1, 3), calibration=[torch.zeros(8, 3)])
+    with pytest.raises(TypeError, match="the model is"):
+        wb.trace(model, torch.zeros(1, 3))
+
+
+def test_an_example_is_no_shape() -> None:
+    with pytest.raises(ValueError, match=r"the example inputs \(1, 3\) hold no tensor; give a batch"):
+        wb.trace(nn.Linear(3, 2), (1, 3))
+
+
+def test_a_score_that_cannot_be_used_costs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Search, "_path", lambda *_: pytest.fail("channels were selected first"))
+    with pytest.raises(ZeroDivisionError):
+        road(evaluate=lambda model: 1 / 0)[0].compress(wb.Budget(macs=0.5))
 
 
 def test_a_plan_out_of_reach() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -146,14 +147,15 @@ def _gather(
     seen = 0
     with torch.no_grad():
         for inputs in tqdm(batches, "calibrate", disable=not progress, unit="batch"):
-            values = graph.program.start(inputs)
-            for node in graph.program.nodes[: last + 1]:
-                reader = readers.get(node.name)
-                graph.program.run([node], values)
-                if reader:
-                    how = reader.how
-                    reader.gather(evidence[node.name], values[how.input], values[how.target], seen)
-                graph.program.forget(node, values)
+            with _fitting(inputs, graph.inputs):
+                values = graph.program.start(inputs)
+                for node in graph.program.nodes[: last + 1]:
+                    reader = readers.get(node.name)
+                    graph.program.run([node], values)
+                    if reader:
+                        how = reader.how
+                        reader.gather(evidence[node.name], values[how.input], values[how.target], seen)
+                    graph.program.forget(node, values)
             seen += inputs.batch or 1
     for name, found in evidence.items():
         if not found.all.finite:
@@ -162,6 +164,26 @@ def _gather(
                 "finite: sums of its squares overflow; scale the inputs as in training, or use model.double()"
             )
     return evidence
+
+
+@contextmanager
+def _fitting(given: Inputs, example: Inputs) -> Iterator[None]:
+    """Data of other dimensions than the example inputs, or that fails and is of another dtype, is refused for that."""
+    shapes, dtypes = given.unlike(example)
+    if shapes:
+        raise ValueError(
+            f"a batch of the calibration data has the dimensions {shapes}, as the example inputs; give batches, with "
+            "the samples in the first dimension: DataLoader(..., batch_size=64), or x[None] for each"
+        )
+    try:
+        yield
+    except RuntimeError as error:
+        if not dtypes:
+            raise
+        raise ValueError(
+            f"the model does not run on the calibration data, which is {dtypes}, as the example inputs; convert it: "
+            "x.to(dtype)"
+        ) from error
 
 
 @dataclass(frozen=True)

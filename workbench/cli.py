@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from workbench.exits import DONE, FAILED, INTERRUPTED, USAGE
 from workbench.zoo import NAMES
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from workbench.deploy import Int8
     from workbench.result import Result
     from workbench.study import Study
@@ -245,11 +247,11 @@ def report(given: argparse.Namespace) -> int:
 
 def restore(given: argparse.Namespace) -> int:
     """Load an artefact, and replay its reference batch."""
-    from workbench import artefact, zoo
+    from workbench import artefact
     from workbench.cost.count import count
 
     plan = artefact.read_plan(given.folder)
-    model = artefact.restore(zoo.build(plan["name"]), given.folder)
+    model = artefact.restore(_original(plan, given.folder), given.folder)
     equal = artefact.replays(model, given.folder) if given.verify else None
     macs = count(model, artefact.reference_inputs(given.folder)).macs
     if given.json:
@@ -270,7 +272,7 @@ def export(given: argparse.Namespace) -> int:
     if given.int8 and not given.onnx:
         raise ValueError("--int8 is of an ONNX file; name one: --onnx FILE")
     plan = artefact.read_plan(given.folder)
-    model = artefact.restore(zoo.build(plan["name"]), given.folder)
+    model = artefact.restore(_original(plan, given.folder), given.folder)
     inputs, exported = artefact.reference_inputs(given.folder), []
     if given.onnx:
         int8 = _int8() if given.int8 else None
@@ -280,6 +282,18 @@ def export(given: argparse.Namespace) -> int:
         exported.append(export_program(model, inputs, given.pt2))
     print(json.dumps([one.to_dict() for one in exported]) if given.json else "\n".join(map(repr, exported)))
     return DONE
+
+
+def _original(plan: Mapping[str, Any], folder: str) -> nn.Module:
+    """The network of the zoo that an artefact was made of."""
+    from workbench import zoo
+
+    if plan["name"] not in NAMES:
+        raise ValueError(
+            f"{folder} was made of {plan['name']}, which is no network of the zoo; in Python, wb.restore(model, "
+            f"{str(folder)!r}) makes it of a model of your own"
+        )
+    return zoo.build(plan["name"])
 
 
 def _int8() -> Int8:

@@ -179,6 +179,8 @@ def whole_score(
 def number_or_vector(score: Any, evaluate: Any) -> np.ndarray:
     """What a user's function returned, as ``[N]``; a number is ``[1]``."""
     try:
+        if isinstance(score, tuple):  # a score and a loss, say: their mean would be neither
+            raise TypeError
         scores = torch.as_tensor(score).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         what = f"returned a {type(score).__name__}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench import drawing
 from workbench.allocate import Allocation, Cheapest, Exact, Problem, front, solve
-from workbench.allocate.budget import Budget, Multiple
+from workbench.allocate.budget import RESOURCES, Budget, Multiple
 from workbench.allocate.exact import with_budget
 from workbench.cost.latency import LatencyTable
 from workbench.graph.trace import ChannelGraph
@@ -40,8 +40,9 @@ class Choosable:
         limits: Limits = Limits(), latency: LatencyTable | None = None,
     ) -> Choosable:  # fmt: skip
         """With nothing lost, and the original's whole cost allowed."""
-        budget = Budget.parse(f"{resource}=1")
-        budget = Budget(**budget.amounts, multiple=multiple)
+        if resource not in RESOURCES:
+            raise ValueError(f"there is no cost called {resource!r}; choose from {', '.join(RESOURCES)}")
+        budget = Budget(**{resource: 1.0}, multiple=multiple)
         problem = width_problem(graph, curves, budget, limits, latency)
         return cls(problem, resource, problem.resource(resource).budget, budget)
 

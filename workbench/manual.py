@@ -181,12 +181,24 @@ def _units(
         path = search.paths[group.name]
         count = round_width(group.units, setting.value, setting.multiple, setting.rounding)
         return path.kept(max(path.least, count))
-    assert not isinstance(setting, Rank)
-    stay = set(setting)
+    if isinstance(setting, str) or not isinstance(setting, Iterable):
+        raise TypeError(
+            f"{layer.name} cannot be set to {setting!r}; give a Ratio, as Ratio(0.5), a Rank, or the list of the input "
+            "channels that stay"
+        )
     member = next(m for m in group.members if m.tensor == layer.weight and m.role == "in")
+    stay = set(setting)
+    if not stay:
+        raise ValueError(f"{layer.name} would lose all its input channels; name at least one that stays")
+    there = {index for indices in member.indices for index in indices}
+    if not stay <= there:
+        raise ValueError(
+            f"{layer.name} has no input channels {sorted(stay - there)} that can leave or stay; the highest is "
+            f"{max(there)}"
+        )
     units = tuple(unit for unit, indices in enumerate(member.indices) if stay & set(indices))
     whole = {index for unit in units for index in member.indices[unit]}
-    if whole != stay or not units:
+    if whole != stay:
         wrong = sorted(whole ^ stay)
         raise ValueError(
             f"{layer.name} cannot keep the input channels {sorted(stay)}: {wrong} do not leave alone; name all "

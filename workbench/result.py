@@ -28,7 +28,7 @@ from workbench.factorize import Left, folded, form_of, site_of
 from workbench.front import Front
 from workbench.graph.masked import survivors
 from workbench.graph.modes import evaluating
-from workbench.graph.modules import safe
+from workbench.graph.modules import place_of, safe
 from workbench.graph.record import Factored, recorded
 from workbench.graph.survivors import Survivors
 from workbench.graph.trace import ChannelGraph, Layer
@@ -71,7 +71,8 @@ class Score:
         return cls(name, float(before.mean()), float(after.mean()), len(before), interval)
 
     def __repr__(self) -> str:
-        return f"Score({self.name}: {self.before:.4g} -> {self.after:.4g} on {self.samples} samples)"
+        where = f" on {self.samples} samples" if self.samples > 1 else ""  # one number may be of any number of them
+        return f"Score({self.name}: {self.before:.4g} -> {self.after:.4g}{where})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -149,7 +150,7 @@ class Result:
         assert record is not None  # it comes from apply
         state = folded(self.model, record)
         stays = survivors(self.graph.provenance, record.cuts)
-        rows = [_layer(layer, state[layer.weight].shape, stays, self) for layer in self.graph.layers]
+        rows = [_layer(layer, state[safe(layer.weight)].shape, stays, self) for layer in self.graph.layers]
         factors = {factored.layer: factored for factored in record.factors}
         return [row | _rank(factors.get(row["layer"]), row, self) for row in rows]
 
@@ -320,7 +321,7 @@ def _rank(factored: Factored | None, row: Mapping[str, Any], result: Result) -> 
     layer = next(layer for layer in result.graph.layers if layer.name == factored.layer)
     site = site_of(result.graph, layer)
     stages = form_of(factored).method.stages(site.shape, factored.rank)
-    parts = result.model.get_submodule(safe(layer.name)).children()
+    parts = result.model.get_submodule(place_of(layer.name, result.model)).children()
     sizes = [part.get_parameter("weight").numel() for part in parts]
     macs = sum(size * count for size, count in zip(sizes, site.positions(stages), strict=True))
     return {
@@ -346,7 +347,7 @@ def _run(seconds: Mapping[str, float]) -> dict[str, Any]:
     """What differs between two runs of the same work."""
     return {
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, torch threads: {torch.get_num_threads()}",
         "command": command_line(),
         "seconds": {step: round(value, 3) for step, value in seconds.items()},
     }

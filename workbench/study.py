@@ -24,6 +24,7 @@ from workbench.evaluation import Evaluation, Fidelity
 from workbench.evaluation import name_of as score_name
 from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
+from workbench.given import check_given
 from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
 from workbench.limits import Limits
@@ -91,6 +92,7 @@ class Study:
         workers: int | Executor | None = None, retries: int = 1, seed: int = 0, name: str | None = None,
         progress: bool = False, methods: Methods = ALL, ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
+        check_given(model, evaluate, test, criterion, methods)
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
         self.evaluate = evaluate if evaluate is not None else Fidelity(self.calibration)

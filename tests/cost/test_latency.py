@@ -153,6 +153,14 @@ def test_operations_with_several_results() -> None:
     assert table.skipped == ()
 
 
+def test_dropout_takes_no_time() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 4)).eval()
+    graph = wb.trace(net, torch.randn(2, 8))
+    operations, skipped = Bench.of(graph, graph.inputs, torch.device("cpu")).operations()
+    assert [operation.layer for operation in operations] == ["0", "1", "3"]
+    assert not skipped
+
+
 def test_depthwise_convolutions_get_their_groups() -> None:
     toy = BY_NAME["separable"]
     bench = Bench.of(toy.graph, toy.graph.inputs, torch.device("cpu"))

@@ -183,3 +183,28 @@ def test_a_model_that_cannot_be_exported() -> None:
     with pytest.raises(Refused, match=r"torch.export in Branching: it cannot follow the forward .*; .*submodule="):
         trace(model, torch.zeros(2, 3))
     assert model.training
+
+
+class Scaled(nn.Module):
+    """Divides by what the width says, as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(8, 64), nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        return self.outer(x) * x.shape[-1] ** -0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_scale_stays_that_of_the_original_in_any_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, x = Scaled().to(dtype), torch.randn(4, 8).to(dtype)
+    graph = trace(model, x)
+    small = graph.winnow({"inner": range(60)})  # the scale of 60 is off by 3 %
+    assert verify(graph, small).ok
+    masked = model.outer.weight.clone()
+    masked[:, 60:] = 0
+    wanted = (model.inner(x) @ masked.mT + model.outer.bias) * 64**-0.5
+    torch.testing.assert_close(small(x), wanted)

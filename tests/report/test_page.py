@@ -133,6 +133,17 @@ def test_without_curves_and_names_of_data(sample: Result) -> None:
     assert "What was done to each layer?" in text
 
 
+def test_a_score_that_is_one_number_counts_no_samples(sample: Result) -> None:
+    sample["score"] |= {"samples": 1, "interval": None}
+    sample["curves"]["samples"] = 1
+    sample["model"]["class"] = sample["model"]["name"]
+    text = _text(render(sample)).replace("\u00a0", " ")
+    assert "1 samples" not in text
+    assert "one number, not one a sample." in text
+    assert text.count("one number for all samples") == 3
+    assert "<small>" not in render(sample).partition("</h1>")[0].rpartition("<h1>")[2]
+
+
 def test_nothing_refused(sample: Result) -> None:
     sample["frozen"] = sample["cost"]["not_counted"] = []
     for group in sample["curves"]["groups"]:

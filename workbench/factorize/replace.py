@@ -14,7 +14,7 @@ from workbench.factorize.shape import Shape
 from workbench.factorize.spatial_svd import SpatialSVD
 from workbench.factorize.tucker import Tucker
 from workbench.factorize.weight_svd import WeightSVD
-from workbench.graph.modules import safe
+from workbench.graph.modules import place_of, safe
 from workbench.graph.record import Factored, Record, recorded, remember
 
 BY_NAME = {method.name: method for method in (SpatialSVD(), WeightSVD(), WeightSVD(point_first=True), Tucker())}
@@ -50,7 +50,7 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
     """
     done = []
     for factored in factors:
-        path = safe(factored.layer)
+        path = place_of(factored.layer, model)
         owner, _, leaf = path.rpartition(".")
         module = model.get_submodule(path)
         if not isinstance(module, KINDS):
@@ -71,11 +71,11 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
 
 
 def folded(model: nn.Module, record: Record) -> Mapping[str, Tensor]:
-    """The state of a model in which each factorised layer is the one layer that it stands for."""
-    state = dict(model.state_dict())
+    """The state of a model in which each factorised layer is the one layer that it stands for, by safe names."""
+    state = {safe(name): tensor for name, tensor in model.state_dict().items()}
     for factored in record.factors:
         path = safe(factored.layer)
-        split = model.get_submodule(path)
+        split = model.get_submodule(place_of(factored.layer, model))
         assert isinstance(split, nn.Sequential)
         with torch.no_grad():
             state[f"{path}.weight"] = weight_of(split)

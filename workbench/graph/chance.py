@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
@@ -29,6 +30,13 @@ def chance(self: Tensor, kind: str, p: float) -> Tensor:
 @chance.register_fake
 def _(self: Tensor, kind: str, p: float) -> Tensor:
     return torch.empty_like(self)
+
+
+def _backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    return gradient, None, None
+
+
+chance.register_autograd(_backward)  # the graph is run for gradients, too: of a loss, or of Fisher information
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def _recorded(model: nn.Module, factored: Collection[str]) -> Any:
         return lambda _module, _inputs, output: outputs.setdefault(safe(name), []).append(output.clone())
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds) or n in factored]
+    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds) or safe(n) in factored]
     handles = [m.register_forward_hook(hook(n)) for n, m in watched]
     try:
         yield outputs

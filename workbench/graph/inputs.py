@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+REMEDIES = {  # where something else is given
+    "list": "; make the list a tuple, and of a DataLoader of inputs and labels keep the inputs: [x for x, _ in loader]",
+    "ndarray": "; torch.from_numpy makes a tensor of an array",
+}
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -37,7 +42,7 @@ class Inputs:
             return cls((), dict(given))
         raise TypeError(
             f"model inputs are a tensor, a tuple (positional) or a dict (keyword), not {type(given).__name__}"
-            + ("; make the list a tuple, with no labels in it" if isinstance(given, list) else "")
+            + REMEDIES.get(type(given).__name__, "")
         )
 
     def tensors(self) -> list[Tensor]:
@@ -68,6 +73,13 @@ class Inputs:
     def telling(self) -> Inputs:
         """The same inputs, varied where one is the same number everywhere: that would hide most mistakes."""
         return self.map(_varied)
+
+    def unlike(self, example: Inputs) -> tuple[str, str]:
+        """How the tensors of other inputs differ from these in dimensions, and in dtype; empty where they do not."""
+        pairs = list(zip(self.tensors(), example.tensors(), strict=False))
+        shapes = [f"{list(one.shape)}, not {list(other.shape)}" for one, other in pairs if one.ndim != other.ndim]
+        dtypes = [f"{one.dtype}, not {other.dtype}" for one, other in pairs if one.dtype != other.dtype]
+        return "; ".join(shapes), "; ".join(dtypes)
 
     def dynamic(self) -> Any:
         """``dynamic_shapes`` for ``torch.export``: dimension 0 is free where all tensors share it, and it is not 1."""

@@ -138,6 +138,11 @@ class Modules:
         return (outputs, *(graph.call_function(operator.getitem, (states, place)) for place in (0, 1)))
 
 
+def place_of(name: str, model: nn.Module) -> str:
+    """Where a layer of the original is in a smaller model: under its own name, or the safe one of a rewritten model."""
+    return name if name in dict(model.named_modules()) else safe(name)
+
+
 def safe(name: str) -> str:
     """A dotted name that is safe in generated code: what is no identifier is spelt in code points."""
     return ".".join(map(_safe, name.split(".")))

@@ -12,6 +12,14 @@ from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no ``nn.Module``: a class, weights without a network, a function."""
+    if isinstance(model, nn.Module):
+        return
+    what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    raise TypeError(f"the model is {what}; give an nn.Module, with its trained weights loaded")
+
+
 def part_of(model: nn.Module, path: str) -> nn.Module:
     """The submodule of that name; the model itself for an empty one.
 

@@ -17,7 +17,7 @@ from workbench.graph.call import bind, is_batch_norm, op_name
 from workbench.graph.gather import with_gathers
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
 from workbench.graph.inputs import Inputs, content_of
-from workbench.graph.part import part_of, seen_inputs
+from workbench.graph.part import check_model, part_of, seen_inputs
 from workbench.graph.program import Program, export
 from workbench.graph.provenance import Provenance, follow
 
@@ -199,9 +199,9 @@ def trace(
     Refused
         The model cannot be exported.
     ValueError
-        There is no such submodule or layer, the forward does not call it, or it cannot gather.
+        There is no such submodule or layer, the forward does not call it, it cannot gather, or no input is a tensor.
     TypeError
-        The inputs are of another kind.
+        The model is no module, or the inputs are of another kind.
 
     Examples
     --------
@@ -210,7 +210,12 @@ def trace(
     >>> trace(model, torch.zeros(1, 3, 9, 9)).groups
     (ChannelGroup(0: 8 units; 0.weight[0], 0.bias[0], 2.weight[1]),)
     """
+    check_model(model)
     inputs = Inputs.of(example_inputs)
+    if not inputs.tensors():
+        raise ValueError(
+            f"the example inputs {example_inputs!r} hold no tensor; give a batch, as torch.randn(1, 3, 32, 32)"
+        )
     if submodule:
         inside = seen_inputs(model, submodule, inputs)
         part = trace(part_of(model, submodule), inside, gather=gather, head_dim=head_dim)

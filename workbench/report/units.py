@@ -32,6 +32,11 @@ def count(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
 
 
+def things(value: int | None, noun: str) -> str:
+    """So many of something: ``1 thread``, ``2 threads``."""
+    return f"{count(value)} {noun}" + ("" if value == 1 else "s")
+
+
 def percent(share: float | None) -> str:
     """A share as a percentage with one decimal."""
     return NONE if share is None else _minus(f"{100 * share:.1f}") + _SPACE + "%"

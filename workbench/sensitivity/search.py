@@ -98,6 +98,9 @@ class Search:
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"retries={retries!r} must be a whole number, 0 or more")
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
+        with one_thread():  # first: a score that cannot be used is not told after minutes of other work
+            self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
+            self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         criterion = criterion or Elimination()
         free = [group for group in graph.exact if groups is None or group.name in groups]
         bar = tqdm(free, "select", disable=not progress, unit="group")
@@ -109,9 +112,6 @@ class Search:
             name: sorted({max(path.least, round(share * len(path.order))) for share in shares} - {len(path.order)})
             for name, path in self.paths.items()
         }
-        with one_thread():
-            self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
-            self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         ledger = Ledger() if store is None else Store(store, self._belongs(criterion, seed, sites))
         judge = self.sample or cast(Callable[[nn.Module], Any], evaluate)
         scorer: Scorer = (

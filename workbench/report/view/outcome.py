@@ -15,7 +15,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
     model, costs = result["model"], result["cost"]
     return {
         "name": model["name"],
-        "class": model["class"],
+        "class": model["class"] if model["class"] != model["name"] else "",
         "budget": words.budget(result["budget"]),
         "met": result["target_met"],
         "headline": _headline(result),
@@ -47,7 +47,7 @@ def _score(score: Mapping[str, Any]) -> dict[str, Any]:
         "figure": "" if difference is None else bars.difference(difference, interval),
         "interval": interval and f"{units.signed(interval[0])} to {units.signed(interval[1])}",
         "meaning": _meaning(interval),
-        "samples": units.count(score["samples"]),
+        "samples": units.things(score["samples"], "sample") if score["samples"] != 1 else "",
         "data": score.get("data"),
     }
 

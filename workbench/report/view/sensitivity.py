@@ -10,6 +10,7 @@ from workbench.report import units
 from workbench.report.figures import curves as figure
 from workbench.report.figures import heat
 from workbench.report.scale import RootScale
+from workbench.report.view import words
 
 # Where all channels are kept nothing is lost: every curve starts here, and no sweep measures it.
 _DENSE = (1.0, 0.0)
@@ -41,7 +42,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "planned": planned,
         "metric": swept["metric"],
         "data": swept.get("data"),
-        "samples": units.count(swept["samples"]),
+        "samples": words.samples(swept["samples"]),
         "baseline": units.score(swept["baseline"]),
         "figure": figure.plot(curves, min(curve.line[-1][0] for curve in curves), scale) if curves else "",
         "shares": [f"{100 * share:.4g}" for share in shares],

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.report import units
 from workbench.report.figures import bars
+from workbench.report.view import words
 
 
 def view(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data(part: Mapping[str, Any]) -> str:
     """How many samples, and of which data where that is known."""
-    return f"{units.count(part['samples'])} samples" + (f", {part['data']}" if part.get("data") else "")
+    return words.samples(part["samples"]) + (f", {part['data']}" if part.get("data") else "")
 
 
 def run(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _latency(latency: Mapping[str, Any] | None) -> str:
     return (
         f"Latency: {before} before, {after} after (95 % interval {within}), "
         f"{units.seconds(latency['predicted'] / 1000)} predicted; batch {place['batch']}, "
-        f"{place['threads']} threads, {place['engine']}, {place['device']}"
+        f"{units.things(place['threads'], 'thread')}, {place['engine']}, {place['device']}"
     )
 
 

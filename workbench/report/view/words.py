@@ -1,4 +1,4 @@
-"""The words for costs and budgets, which several sections use."""
+"""The words for costs, budgets and samples, which several sections use."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ _COSTS = {
     "size_bytes": ("Parameters and buffers", "parameters and buffers", "B"),
     "latency_ms": ("Latency", "latency", "ms"),
 }
+
+
+def samples(count: int) -> str:
+    """How many were scored; a score of one may be of any number, which the evaluation keeps to itself."""
+    return "one number for all samples" if count == 1 else units.things(count, "sample")
 
 
 def cost_name(key: str) -> str:
