@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from workbench.cost.anchors import anchors_of, model_of
-from workbench.cost.bench import Bench, Row
+from workbench.cost.bench import Bench, Operation, Row
 from workbench.cost.engine import Call, Eager, Engine, Timing, engine_of, steady, timed
 from workbench.cost.latency import FORMAT, LatencyTable
 from workbench.cost.layer_latency import LayerLatency
 from workbench.cost.passes import grid, passes, rank_grid
-from workbench.cost.split import splits_of
+from workbench.cost.split import Split, splits_of
 from workbench.factorize import sites_of
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.trace import ChannelGraph
@@ -162,29 +162,51 @@ def _measured(
     bench = Bench.of(graph, inputs, where, methods.channels)
     operations, skipped = bench.operations()
     splits, whole_rank = splits_of(bench, operations, sites_of(graph, methods.ranks)[0])
-    rows = [*(one.row for one in operations), *(row for split in splits for row in split.rows())]
     grids = {name: grid(graph[name].units) for name in bench.groups} | {s.axis: rank_grid(s.most) for s in splits}
-    turns = passes(rows, grids)
+    parts = _parts(bench, operations, splits)
+    turns = passes([row for part in parts for row in part.rows], grids)
     anchors = anchors_of(bench, splits, grids)
     models = [model_of(graph, splits, widths) for widths in anchors]
-
-    def in_turn(widths: Mapping[str, int]) -> list[Call]:
-        calls = {one.node: bench.call(one.node, {name: widths[name] for name in one.groups}) for one in operations}
-        return [*calls.values(), *(c for split in splits for c in split.calls(calls[split.operation.node], widths))]
 
     def whole(model: nn.Module) -> list[Call]:
         return [Call(model.to(where).eval(), inputs.args, inputs.kwargs)]
 
-    builds = [*(partial(in_turn, widths) for widths in turns), *[partial(whole, model) for model in models] * WHOLE]
-    found = timed(builds, engine, rounds)
-    layers = [_layer(row, number, turns, found) for number, row in enumerate(rows)]
-    ends = [[time for (some,) in found[len(turns) + n :: len(anchors)] for time in some] for n in range(len(anchors))]
+    builds = [partial(part.calls, widths) for part in parts for widths in turns]
+    found = timed([*builds, *[partial(whole, model) for model in models] * WHOLE], engine, rounds)
+    layers, *stages = (
+        [_layer(row, number, turns, found[start : start + len(turns)]) for number, row in enumerate(part.rows)]
+        for start, part in zip(range(0, len(builds), len(turns)), parts, strict=True)
+    )
+    ends = [[time for (some,) in found[len(builds) + n :: len(anchors)] for time in some] for n in range(len(anchors))]
     split_layers = {split.site.layer.name for split in splits}
     return LatencyTable.fitted(
-        [one for one in layers[: len(operations)] if one.groups or one.layer in split_layers],
-        layers[len(operations) :], list(zip(anchors, map(Timing.of, ends), strict=True)),
-        tuple(dict.fromkeys((*skipped, *whole_rank))), place,
+        [layer for layer in layers if layer.groups or layer.layer in split_layers], list(chain(*stages)),
+        list(zip(anchors, map(Timing.of, ends), strict=True)), tuple(dict.fromkeys((*skipped, *whole_rank))), place,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Calls that are timed one behind the other, as they run in a model, at some widths and ranks."""
+
+    rows: list[Row]
+    calls: Callable[[Mapping[str, int]], list[Call]]
+
+
+def _parts(bench: Bench, operations: Sequence[Operation], splits: Sequence[Split]) -> list[_Part]:
+    """The model's own operations, and all layers split by each method: together they would find colder caches."""
+
+    def dense(widths: Mapping[str, int]) -> list[Call]:
+        return [bench.call(one.node, {name: widths[name] for name in one.groups}) for one in operations]
+
+    def split(some: Sequence[Split], widths: Mapping[str, int]) -> list[Call]:
+        return [call for one in some for call in one.calls(widths)]
+
+    found = [_Part([one.row for one in operations], dense)]
+    for method in dict.fromkeys(split.method for split in splits):
+        some = [split for split in splits if split.method == method]
+        found.append(_Part([row for one in some for row in one.rows()], partial(split, some)))
+    return found
 
 
 def _layer(
@@ -193,7 +215,7 @@ def _layer(
     """The table of one call, from its times in all passes."""
     axes = tuple(tuple(sorted({widths[name] for widths in turns})) for name in row.axes)
     times: dict[tuple[int, ...], list[float]] = {}
-    for widths, some in zip(turns, found, strict=False):  # behind the passes are the whole models
+    for widths, some in zip(turns, found, strict=True):
         times.setdefault(tuple(widths[name] for name in row.axes), []).extend(some[number])
     timings = [Timing.of(times[at]) for at in product(*axes)]
     shape = tuple(map(len, axes))

@@ -65,15 +65,16 @@ class Split:
             found += [Row(self.site.layer.name, op, (*groups, self.axis)) for op in ops]
         return found
 
-    def calls(self, dense: Call, widths: Mapping[str, int]) -> list[Call]:
-        """The calls at some widths and a rank, each on what the one before makes; ``dense`` is the layer's own.
+    def calls(self, widths: Mapping[str, int]) -> list[Call]:
+        """The calls at some widths and a rank, each on what the one before makes.
 
         A stage's time shall depend on its own axes alone: ranks are as wide as given, even where no more than a lower
         one is left of a narrow layer.
         """
+        groups = {name: widths[name] for name in self.operation.groups}
+        dense = self.bench.call(self.operation.node, groups)
         weight = dense.kwargs["weight"]
         shape = Shape.of(weight, dense.kwargs.get("groups", 1))
-        groups = {name: widths[name] for name in self.operation.groups}
         value = self.bench.value(self.source, groups) if self.pads else dense.kwargs["input"]
         found: list[Call] = []
         stages = self.method.stages(self.site.shape, widths[self.axis])
