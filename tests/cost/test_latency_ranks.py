@@ -125,7 +125,7 @@ def test_the_table_is_what_a_factorised_layer_takes(
     stages = [stage for stage in table.stages if stage.groups[-1] == axis]
     if layer in SEQUENCES and method != "weight_svd":
         assert not stages
-        with pytest.raises(ValueError, match=f"the table holds no times of {axis}; measure it with wb.measure_latency"):
+        with pytest.raises(ValueError, match=f"table of latencies holds no times of {axis}; measure it"):
             table.at({axis: 2})
         return
     *_, ranks = stages[0].widths
@@ -176,6 +176,7 @@ def test_one_search_under_milliseconds(timed: wb.Study, amount: float) -> None:
     """Never above; the finished model takes what the plan says, and loses less than without ranks."""
     budget = wb.Budget(latency_ms=amount)
     plan = timed.allocate(budget, mode="predicted")
+    assert plan == make_plan(timed.graph, timed.sensitivity(), budget, latency=timed.latency)  # nothing to make anew
     result = timed.compress(plan)
     assert result.latency is not None
     dense, limit = Counting().of(timed.model), amount * Counting().of(timed.model)
@@ -204,6 +205,8 @@ def test_the_originals_time_is_not_changed_by_more_methods(study: wb.Study, tabl
     only = measured(study, methods=wb.Methods(channels=False, tucker=False))
     assert all(len(stage.groups) == 1 for stage in only.stages)
     assert only.at({"down/spatial_svd": 7}) == pytest.approx(table.at({"down/spatial_svd": 7}))
+    with pytest.raises(ValueError, match="the table of latencies holds no times of down; measure it"):
+        only.at({"down": 7})
 
 
 @pytest.mark.parametrize(
