@@ -276,6 +276,20 @@ def test_layers_that_read_several_groups_keep_their_price() -> None:
     }  # fmt: skip
 
 
+def test_whole_blocks_shrink_all_stages() -> None:
+    """A width that takes blocks from a grouped layer is on the stage between ranks, too."""
+    torch.manual_seed(0)
+    convolutions = nn.Conv2d(2, 32, 1), nn.Conv2d(32, 8, 3, padding=1, groups=8), nn.Conv2d(8, 3, 1)
+    graph = wb.trace(nn.Sequential(*convolutions).eval(), torch.randn(2, 2, 10, 10))
+    table = wb.measure_latency(graph, rounds=1, engine=Counting())  # type: ignore[arg-type]
+    core = [stage for stage in table.stages if stage.groups[-1] == "1/tucker"][1]
+    assert [len(some) for some in (core.groups, core.widths[0], core.widths[1])] == [2, 7, 2]
+    (group,) = graph.exact
+    for blocks in core.widths[0]:
+        small = factorize_(graph.winnow({group.name: range(blocks)}), [Factored("1", "tucker", 2)], blank=True)
+        assert table.at({group.name: blocks, "1/tucker": 2}) == pytest.approx(Counting().of(small))
+
+
 def test_a_factorised_model_is_timed_beside_the_original(timed: wb.Study, table: LatencyTable) -> None:
     made = timed.compress(timed.by_hand({"down": wb.Rank("tucker", 4)})).model
     found = compare_latency(table, timed.graph, made, 0.3)
