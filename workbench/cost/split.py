@@ -106,7 +106,6 @@ class Split:
         return self.bench.graph.model.get_submodule(self.site.layer.name)
 
 
-
 def splits_of(
     bench: Bench, operations: Sequence[Operation], sites: Sequence[Site]
 ) -> tuple[list[Split], tuple[str, ...]]:
