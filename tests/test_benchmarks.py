@@ -228,15 +228,17 @@ def test_a_missing_network_names_what_to_install(monkeypatch: pytest.MonkeyPatch
         voices.load("tiny")
 
 
-def test_latency(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("methods", ["channels", "channels,spatial_svd,weight_svd"])
+def test_latency(small_zoo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str) -> None:
     """The plan's predicted time keeps the budget; whether the measured one does is what the row says."""
     latency, out = load("latency"), tmp_path / "latency.json"
     monkeypatch.setattr(latency, "SHARE", 0.9)
-    latency.main(["--networks", "vgg", "--rounds", "1", "--out", str(out)])
+    latency.main(["--networks", "vgg", "--rounds", "1", "--methods", methods, "--out", str(out)])
     (row,) = json.loads(out.read_text())["networks"]
     assert row["plan_predicted_ms"] <= 0.9 * row["dense_predicted_ms"] + 1e-3
     assert row["met"] == (row["plan_share"] <= 0.9)
     assert len(row["predicted_measured_ms"]) == 1 + len(latency.SHARES)
+    assert ("spatial_svd" in row["methods"]) == ("spatial_svd" in methods)
 
 
 @pytest.mark.slow

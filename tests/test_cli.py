@@ -398,14 +398,19 @@ def test_wrong_limits_are_one_sentence(small_zoo: None, tmp_path: Path, capfd: A
     assert words in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_milliseconds_are_predicted_and_measured(small_zoo: None, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize("methods", ["channels", "channels,spatial_svd"])
+def test_milliseconds_are_predicted_and_measured(
+    small_zoo: None, tmp_path: Path, capsys: Capture, methods: str
+) -> None:
     """Whether so small a network meets the budget in earnest is up to the machine; what was predicted is not."""
     store = tmp_path / "store"
     arguments = ["compress", "--model", "vgg", "--budget", "latency_ms=0.98", "--store", str(store), "--quiet"]
-    assert cli.main([*arguments, "--json", "--out", str(tmp_path / "out")]) in (cli.DONE, cli.FAILED)
+    arguments += ["--methods", methods, "--json", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) in (cli.DONE, cli.FAILED)
     summary = json.loads(capsys.readouterr().out)
     (kept,) = (store / "latency").glob("latency-*.json")
     table = wb.LatencyTable.from_dict(json.loads(kept.read_text()))
+    assert ",".join(table.place["methods"]) == methods
     assert summary["predicted_latency_ms"] <= 0.98 * table.at({})
     assert summary["latency_ms"] > 0
     assert "data-test=latency" in (tmp_path / "out" / "report.html").read_text().replace('"', "")

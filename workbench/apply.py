@@ -22,7 +22,6 @@ from workbench.calibrate import MEMORY, ROWS, Batches, Reader
 from workbench.factorize import factorize_, form_of
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
-from workbench.graph.record import Factored
 from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
@@ -80,7 +79,7 @@ def _repaired(work: _Applying, progress: bool) -> tuple[nn.Module, dict[str, Rep
     repaired = copy.deepcopy(work.graph.model)
     set_tensors_(repaired, tensors)
     small = smaller(work.graph, repaired, record_of(work.graph, work.plan.kept))
-    return factorize_(small, work.factors) if work.factors else small, repairs
+    return factorize_(small, work.plan.factors) if work.plan.ranks else small, repairs
 
 
 class _Applying:
@@ -91,8 +90,7 @@ class _Applying:
         seed: int,
     ):  # fmt: skip
         self.graph, self.plan, self.program, self.ridges = graph, plan, graph.program, ridges
-        self.factors = [Factored(layer, rank.method, rank.rank) for layer, rank in plan.ranks.items()]
-        self.forms = {factored.layer: form_of(factored) for factored in self.factors}
+        self.forms = {factored.layer: form_of(factored) for factored in plan.factors}
         # a weight used more than once is fitted to no single use: it only loses columns
         self.layers = {layer.node: layer for layer in graph.layers if graph.runs_once(layer)}
         self.readers = {

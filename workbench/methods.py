@@ -51,6 +51,11 @@ class Methods:
         allowed = asdict(self)
         return tuple(method for name, some in RANKS.items() if allowed[name] for method in some)
 
+    @property
+    def names(self) -> list[str]:
+        """``channels`` where they may leave, and those that lower a rank as a plan spells them."""
+        return [*(["channels"] if self.channels else []), *(method.name for method in self.ranks)]
+
     @classmethod
     def parse(cls, text: str) -> Methods:
         """Read ``channels,spatial_svd``; raises as :meth:`of`."""

@@ -11,7 +11,9 @@ from workbench.allocate import Allocation, Exact, Solver
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import compare_latency
+from workbench.factorize import factorize_
 from workbench.factorize.ladder import LADDER
+from workbench.graph.record import Factored
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of, smaller
 from workbench.limits import Limits
@@ -79,6 +81,11 @@ class Plan:
         """The groups that lose units, with how many stay, and the layers that lose rank, with where on their curve."""
         ranks = ((f"{layer}{LADDER}", rank.place) for layer, rank in self.ranks.items())
         return (*((name, len(units)) for name, units in self.cut.items()), *ranks)
+
+    @property
+    def factors(self) -> list[Factored]:
+        """The layers that become products of smaller ones, as ``factorize_`` takes them."""
+        return [Factored(layer, rank.method, rank.rank) for layer, rank in self.ranks.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -152,7 +159,7 @@ def plan_in_time(
     asked = budget.limit("latency_ms", latency.at({})) / latency.at({})
     for _ in range(TRIES):
         plan = make_plan(graph, curves, replace(budget, latency_ms=asked), solver, limits, latency)
-        small = smaller(graph, graph.model, record_of(graph, plan.kept))
+        small = factorize_(smaller(graph, graph.model, record_of(graph, plan.kept)), plan.factors, blank=True)
         found = compare_latency(latency, graph, small, plan.costs["latency_ms"], rounds=ROUNDS)
         over = found.after.median / budget.limit("latency_ms", found.before.median)
         if over <= 1:

@@ -158,12 +158,13 @@ class Study:
 
     @cached_property
     def latency(self) -> LatencyTable:
-        """Milliseconds of every operation at any widths."""
+        """Milliseconds of every operation at any widths, and of what the methods make of layers at any ranks."""
         if self._latency is not None:
             return self._latency
         graph = self.graph
         with self._timed("latency"):
-            return measure_latency(graph, store=Path(self.store) / "latency" if self.store is not None else None)
+            store = Path(self.store) / "latency" if self.store is not None else None
+            return measure_latency(graph, store=store, methods=self.methods)
 
     @cached_property
     def search(self) -> Search:

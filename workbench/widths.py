@@ -47,7 +47,7 @@ def width_problem(
     ------
     ValueError
         A name in the budget or the limits means no group, a limit leaves one no width, or a budget of milliseconds has
-        no table of this model.
+        no table of this model and of all that its layers may become.
     Refused
         A cost cannot be told from the widths.
     """
@@ -58,14 +58,9 @@ def width_problem(
         offered = ladder.places(step, _places(ladder)) if ladder else multiples(curve.units, step)
         widths = [width for width in offered if np.isfinite(curve.at(width))]
         choices.append(Choice(curve.group, tuple(widths), tuple(curve.at(width) for width in widths)))
-    if ladders and budget.latency_ms is not None:
-        raise Refused(
-            "a budget of latency_ms", type(graph.model).__name__, "no table says how long layers of lower rank take",
-            f"study with methods=CHANNELS of workbench.methods, or give a budget of {', '.join(COUNTS)}",
-        )  # fmt: skip
     orders = _orders(curves)
     resources = [
-        _measured(graph, budget, choices, latency) if name == "latency_ms"
+        _measured(graph, ladders, budget, choices, latency) if name == "latency_ms"
         else _counted(name, graph, orders, ladders, budget, choices)
         for name in budget.amounts
     ]  # fmt: skip
@@ -85,7 +80,8 @@ def _orders(curves: SensitivityCurves) -> dict[str, tuple[int, ...]]:
 
 
 def _measured(
-    graph: ChannelGraph, budget: Budget, choices: Sequence[Choice], table: LatencyTable | None
+    graph: ChannelGraph, ladders: Sequence[Ladder], budget: Budget, choices: Sequence[Choice],
+    table: LatencyTable | None,
 ) -> Resource:  # fmt: skip
     if table is None:
         raise ValueError("a budget of latency_ms needs a table of times; give latency=wb.measure_latency(graph)")
@@ -94,7 +90,7 @@ def _measured(
             f"the latencies were measured on the model {table.place['model']}, this one is {graph.fingerprint}; "
             "measure this model"
         )
-    return table.resource(choices, budget.limit("latency_ms", table.at({})))
+    return table.resource(choices, ladders, budget.limit("latency_ms", table.at({})))
 
 
 def _counted(

@@ -16,12 +16,15 @@ import workbench as wb
 from tests.models import BY_NAME
 from tests.test_plan import curves_of
 from workbench import Budget, trace
-from workbench.cost.bench import LEVELS, Bench, grid
+from workbench.cost.anchors import SHARES
+from workbench.cost.bench import Bench
 from workbench.cost.count import count
 from workbench.cost.engine import ENGINES, Call, Eager, Timing, flushes_denormals, steady, timed
 from workbench.cost.latency import LatencyTable
-from workbench.cost.measure import SHARES, measure_latency
+from workbench.cost.measure import measure_latency
+from workbench.cost.passes import LEVELS, grid, passes
 from workbench.graph.trace import ChannelGraph
+from workbench.methods import CHANNELS
 from workbench.plan import make_plan, plan_in_time
 
 FIXED = 0.25  # ms
@@ -41,7 +44,8 @@ class Formula:
 
     def ms(self, call: Call) -> float:
         if isinstance(call.function, nn.Module):
-            sizes = [(layer.weight.shape, self.positions(layer)) for layer in call.function if hasattr(layer, "weight")]
+            layers = [layer for layer in call.function.modules() if hasattr(layer, "weight")]
+            sizes = [(layer.weight.shape, self.positions(layer)) for layer in layers]
             return FIXED + 2 * sum(self.of(shape, positions) for shape, positions in sizes)
         weight = call.kwargs.get("weight")
         return 0.0 if weight is None else self.of(weight.shape, 100 if weight.ndim == 4 else 1)
@@ -75,13 +79,14 @@ def test_the_table_is_the_formula(graph: ChannelGraph) -> None:
     table = measure_latency(graph, engine=Formula(), rounds=1)  # type: ignore[arg-type]
     assert table.fixed == pytest.approx(FIXED)
     assert table.scale == pytest.approx(2)
+    assert table.call == pytest.approx(0, abs=1e-9)
     assert table.at({}) == pytest.approx(truth(64, 48)) == pytest.approx(table.dense.median)
     for a in grid(64):
         for b in grid(48):
             assert table.at({"0": a, "2": b}) == pytest.approx(truth(a, b))
     assert table.at({"0": 40, "2": 30}) == pytest.approx(truth(40, 30))  # linear in each, so that between is exact, too
     assert [layer.op for layer in table.layers] == ["conv2d", "relu", "conv2d", "relu", "linear"]
-    assert len(table.whole) == len(SHARES)
+    assert len(table.whole) == len(SHARES) + len(wb.Methods().ranks) + 1
     assert (table.slower(), table.skipped) == ([], ())
 
 
@@ -101,8 +106,11 @@ def test_a_budget_of_milliseconds_is_kept_and_best(graph: ChannelGraph) -> None:
 
 def test_fewer_channels_that_take_longer_are_found_and_avoided(graph: ChannelGraph) -> None:
     table = measure_latency(graph, engine=Formula(jump=3.0), rounds=1)  # type: ignore[arg-type]
-    found = [(layer, few["0"], many["0"]) for layer, few, many in table.slower() if layer == "0"]
+    found = [(layer, few["0"], many["0"]) for layer, few, many in table.slower() if list(few) == ["0"]]
     assert found == [("0", 33, 48)]
+    ranks = {few["0/weight_svd"] for layer, few, _ in table.slower() if layer == "0" and "0/weight_svd" in few}
+    known = next(stage.widths[-1] for stage in table.stages if stage.groups[-1] == "0/weight_svd")
+    assert ranks == set(known)  # its last stage makes 33 channels, too, at any rank
     layer = table.layers[0]
     slow = layer.ms[layer.widths[0].index(33)]
     assert slow > layer.ms[layer.widths[0].index(48)]  # the table is not made monotone
@@ -118,8 +126,8 @@ def test_fewer_channels_that_take_longer_are_found_and_avoided(graph: ChannelGra
 def test_each_pair_of_levels_is_in_one_pass(graph: ChannelGraph) -> None:
     bench = Bench.of(graph, graph.inputs, torch.device("cpu"))
     operations, _ = bench.operations()
-    passes = bench.passes(operations)
-    assert len({(some["0"], some["2"]) for some in passes}) == len(passes) == LEVELS**2
+    turns = passes([one.row for one in operations], {name: grid(graph[name].units) for name in bench.groups})
+    assert len({(some["0"], some["2"]) for some in turns}) == len(turns) == LEVELS**2
     small = bench.call(next(one.node for one in operations if one.groups == ("0", "2")), {"0": 5, "2": 7})
     assert small.kwargs["weight"].shape == (7, 5, 3, 3)
     assert small.kwargs["input"].shape == (1, 5, 10, 10)
@@ -229,8 +237,9 @@ def test_a_table_of_another_model_is_refused(graph: ChannelGraph) -> None:
 
 
 def test_a_model_that_cannot_shrink_has_no_table() -> None:
-    with pytest.raises(ValueError, match="nothing in Linear depends on widths"):
-        measure_latency(trace(nn.Linear(4, 2), torch.zeros(2, 4)))
+    graph = trace(nn.Linear(4, 2), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"nothing in Linear can be made smaller by Methods\(channels\); graph.frozen"):
+        measure_latency(graph, methods=CHANNELS)
 
 
 def test_all_the_way(tmp_path: Path) -> None:

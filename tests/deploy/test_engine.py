@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 import workbench as wb
 from tests.test_plan import curves_of
+from tests.test_ranks import Net
+from workbench.cost.bench import Bench
 from workbench.cost.engine import Call, engine_of
 from workbench.cost.measure import compare_latency
+from workbench.cost.split import splits_of
 from workbench.deploy import OnnxRuntime, engine
 from workbench.deploy.session import Session
+from workbench.factorize import sites_of
+from workbench.graph.call import op_name
 from workbench.plan import plan_in_time
 
 X = torch.rand(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -59,6 +64,23 @@ def test_what_is_fused_takes_no_time() -> None:
     assert min(conv) > 0
     assert relu == [0.0] * 3
     assert min(sigmoid) > 0
+
+
+def test_stages_of_lower_rank_as_files_of_their_own_compute_the_same() -> None:
+    """All but the padding that is no zeros, which PyTorch does."""
+    graph = wb.trace(Net().eval(), torch.rand(1, 2, 10, 10))
+    bench = Bench.of(graph, graph.inputs, torch.device("cpu"))
+    splits, _ = splits_of(bench, bench.operations()[0], sites_of(graph, wb.Methods().ranks)[0])
+    half = {group.name: group.units // 2 for group in graph.exact}
+    seen = []
+    for call in (call for split in splits for call in split.calls({**half, split.axis: 2})):
+        seen.append(op_name(call.function))
+        model = engine._single(seen[-1], call.kwargs)
+        assert (model is None) == (seen[-1] == "pad")
+        if model is not None:
+            (found,) = Session(model).session.run(None, {"x": call.kwargs["input"].numpy()})
+            assert torch.allclose(torch.tensor(found), call(), atol=1e-5)
+    assert set(seen) == {"conv2d", "linear", "pad"}
 
 
 def test_a_model_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> None:

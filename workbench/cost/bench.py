@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,14 +24,24 @@ from workbench.graph.survivors import Kept, Survivors, compact
 from workbench.graph.trace import ChannelGraph
 from workbench.graph.winnow import record_of
 
-LEVELS = 7  # widths of a group; a prime, see ``Bench.passes``
-BLOCK = 16  # channels that kernels handle at once: behind each the time goes up a step
-COUPLED = 2  # an operation of more groups has no table
+COUPLED = 2  # an operation that depends on more has no table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call of every pass: the layer and operation that it is, and the axes on which its time depends.
+
+    An axis is a channel group, or a layer as a method splits it (``rank_axis``): units, or ranks.
+    """
+
+    layer: str
+    op: str
+    axes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation that is timed, and the groups on which it depends."""
+    """One operation of the model that is timed, and the groups on which it depends."""
 
     node: Node
     groups: tuple[str, ...]
@@ -41,26 +51,32 @@ class Operation:
         """The module that calls it, for people."""
         return layer_of(self.node) or self.node.name
 
+    @property
+    def row(self) -> Row:
+        """What it is in every pass."""
+        return Row(self.layer, op_name(self.node), self.groups)
+
 
 @dataclass(frozen=True)
 class Bench:
-    """A model's values on some inputs, of which operations are given what would stay."""
+    """A model's values on some inputs, of which operations are given what would stay of some groups."""
 
     graph: ChannelGraph
     values: Values
+    groups: frozenset[str]
 
     @classmethod
-    def of(cls, graph: ChannelGraph, inputs: Inputs, where: torch.device) -> Bench:
-        """Run the model once on a device, and keep everything."""
+    def of(cls, graph: ChannelGraph, inputs: Inputs, where: torch.device, channels: bool = True) -> Bench:
+        """Run the model once on a device, and keep everything; without ``channels`` all groups stay whole."""
         tensors = {name: tensor.to(where) for name, tensor in graph.program.tensors.items()}
-        return cls(graph, graph.program.run(graph.program.nodes, graph.program.start(inputs, tensors)))
+        values = graph.program.run(graph.program.nodes, graph.program.start(inputs, tensors))
+        return cls(graph, values, frozenset(group.name for group in graph.exact if channels))
 
     def operations(self) -> tuple[list[Operation], tuple[str, ...]]:
         """What is timed, and the names of those that depend on widths in a way no table holds."""
-        sizes, exact = ValueSizes(self.graph, {}), {group.name for group in self.graph.exact}
         found, skipped = [], []
         for node in self.graph.program.nodes:
-            groups = tuple(name for name in _groups(node, sizes) if name in exact)
+            groups = self.groups_of(*node.all_input_nodes, node)
             if self._moves_nothing(node):
                 continue
             operation = Operation(node, groups if len(groups) <= COUPLED else ())
@@ -73,18 +89,19 @@ class Bench:
                 skipped.append(operation.layer)
         return found, tuple(skipped)
 
-    def passes(self, operations: Sequence[Operation]) -> list[dict[str, int]]:
-        """Widths of all groups for each pass over the operations: all pairs of levels for an operation of two groups.
+    @cached_property
+    def _sizes(self) -> ValueSizes:
+        return ValueSizes(self.graph, {})
 
-        In pass (a, b) a group is at level a + b * c, modulo a prime, where c is another number for groups that meet:
-        two such groups are at each pair of levels in just one pass.
-        """
-        colours = _colours(operations)
-        levels = {name: grid(self.graph[name].units) for name in colours}
-        return [
-            {name: _level(levels[name], (a + b * colour) % LEVELS) for name, colour in colours.items()}
-            for a in range(LEVELS) for b in range(LEVELS)
-        ]  # fmt: skip
+    def groups_of(self, *nodes: Node) -> tuple[str, ...]:
+        """The groups that shrink any of some values."""
+        shapes = self._sizes.provenance.run.shapes
+        found: dict[str, None] = {}
+        for node in nodes:
+            shape = shapes.get(node.name, ())
+            for dim in range(0 if isinstance(shape, list) else len(shape)):
+                found |= dict.fromkeys(share.group for share in self._sizes.of(node.name, dim).shares)
+        return tuple(name for name in found if name in self.groups)
 
     def _moves_nothing(self, node: Node) -> bool:
         """Whether a result is a view, a number, the model's own, or what dropout leaves as it was in eval mode."""
@@ -95,12 +112,19 @@ class Bench:
 
     def call(self, node: Node, widths: Mapping[str, int]) -> Call:
         """An operation where groups keep their first so many units and the others all."""
-        record = record_of(self.graph, {name: range(kept) for name, kept in widths.items()})
-        stays = survivors(self.graph.provenance, record.cuts)
+        stays = self._stays(widths)
         arguments = bind(node, node.args, node.kwargs)
         corrector = CORRECTORS.get(op_name(node)) if stays.lose(node) else None
         arguments |= corrector(Site(node, arguments, stays)) if corrector else {}
         return Call(node.target, (), map_aggregate(arguments, partial(self._filled, stays)))  # type: ignore[arg-type]
+
+    def value(self, node: Node, widths: Mapping[str, int]) -> Tensor:
+        """What stays of a value."""
+        return _laid_out(self.values[node.name], self._stays(widths).of(node.name))
+
+    def _stays(self, widths: Mapping[str, int]) -> Survivors:
+        record = record_of(self.graph, {name: range(kept) for name, kept in widths.items()})
+        return survivors(self.graph.provenance, record.cuts)
 
     def _filled(self, stays: Survivors, leaf: Any) -> Any:
         """An argument: what stays of a value, or a size, at the batch of these inputs."""
@@ -118,50 +142,6 @@ def _places(values: Any) -> set[int]:
     """Where tensors lie in memory."""
     leaves = pytree.tree_leaves(values)
     return {leaf.untyped_storage().data_ptr() for leaf in leaves if isinstance(leaf, Tensor)}
-
-
-def grid(units: int) -> tuple[int, ...]:
-    """Widths at which a group is measured, of whole blocks where it has enough; behind two of them, where times jump.
-
-    Examples
-    --------
-    >>> grid(64), grid(5)
-    ((8, 16, 32, 33, 48, 49, 64), (1, 2, 3, 4, 5))
-    """
-    if units <= LEVELS:
-        return tuple(range(1, units + 1))
-    block = BLOCK if units >= 4 * BLOCK else 1
-    quarter, half, most = (max(1, round(units * part / block) * block) for part in (1 / 4, 1 / 2, 3 / 4))
-    return tuple(sorted({max(1, units // 8), quarter, half, half + 1, most, most + 1, units}))
-
-
-def _level(widths: Sequence[int], number: int) -> int:
-    """The width of a level, of which some are the same where there are few widths."""
-    return widths[number * len(widths) // LEVELS]
-
-
-def _colours(operations: Sequence[Operation]) -> dict[str, int]:
-    """A number for each group, different for groups that an operation depends on together where there are enough."""
-    meets: dict[str, set[str]] = {}
-    for operation in operations:
-        for name in operation.groups:
-            meets.setdefault(name, set()).update(other for other in operation.groups if other != name)
-    found: dict[str, int] = {}
-    for name, others in meets.items():
-        taken = {found[other] for other in others if other in found}
-        found[name] = next((colour for colour in range(LEVELS) if colour not in taken), len(found) % LEVELS)
-    return found
-
-
-def _groups(node: Node, sizes: ValueSizes) -> list[str]:
-    """The groups that shrink what an operation reads or gives."""
-    shapes = sizes.provenance.run.shapes
-    found: dict[str, None] = {}
-    for one in (*node.all_input_nodes, node):
-        shape = shapes.get(one.name, ())
-        for dim in range(0 if isinstance(shape, list) else len(shape)):
-            found |= dict.fromkeys(share.group for share in sizes.of(one.name, dim).shares)
-    return list(found)
 
 
 def _laid_out(value: Tensor, kept: Kept) -> Tensor:

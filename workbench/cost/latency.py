@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,125 +12,177 @@ from scipy.optimize import nnls
 
 from workbench.allocate import Choice, Resource, Term
 from workbench.cost.engine import Timing
+from workbench.cost.layer_latency import LayerLatency, rank_axis, summed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+    from workbench.factorize import Ladder
 
-
-@dataclass(frozen=True, eq=False)  # arrays have no one answer
-class LayerLatency:
-    """One operation: milliseconds at every combination of some widths of the groups that it depends on.
-
-    ``widths[i]`` are those of ``groups[i]``, increasing, all its units last; ``ms``, ``low`` and ``high`` are medians
-    and their 95 % intervals, one axis a group. More channels may take less time, and the table says so.
-    """
-
-    layer: str
-    op: str
-    groups: tuple[str, ...]
-    widths: tuple[tuple[int, ...], ...]
-    ms: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @property
-    def dense(self) -> float:
-        """Milliseconds with all units."""
-        return float(self.ms[(-1,) * self.ms.ndim])
-
-    def over(self, wanted: Sequence[Sequence[int]]) -> np.ndarray:
-        """Milliseconds at every combination of other widths, interpolated; below the least width those at it."""
-        table = self.ms
-        for axis, (known, some) in enumerate(zip(self.widths, wanted, strict=True)):
-            columns = np.moveaxis(table, axis, -1)
-            flat = [np.interp(some, known, column) for column in columns.reshape(-1, len(known))]
-            table = np.moveaxis(np.reshape(flat, (*columns.shape[:-1], len(some))), -1, axis)
-        return table
-
-    def to_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
-        return asdict(self) | {key: getattr(self, key).tolist() for key in ("ms", "low", "high")}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> LayerLatency:
-        """What ``to_dict`` wrote."""
-        arrays = {key: np.array(data[key]) for key in ("ms", "low", "high")}
-        return cls(**{**data, "groups": tuple(data["groups"]), "widths": tuple(map(tuple, data["widths"])), **arrays})
+FORMAT = 2
+MEASURE = "measure it with wb.measure_latency(graph, methods=wb.Methods())"
 
 
 @dataclass(frozen=True, eq=False)
 class LatencyTable:
-    """How long a model takes at any widths, by what was measured.
+    """How long a model takes at any widths and ranks, by what was measured.
 
     Parameters
     ----------
-    layers : what depends on widths
-    whole : models from end to end, the dense one first: units that the groups keep, and the time
+    layers : what depends on widths, and every layer that a method can split, as the model has it
+    stages : of layers as methods split them, each with the axis of the rank last; of one split, as they run
+    whole : models from end to end, the dense one first: units that the groups keep and ranks, and the time
     fixed : milliseconds that depend on no width, fitted to ``whole``
     scale : how much longer the layers take within a model than alone, fitted to ``whole``
+    call : milliseconds that each operation adds of which the dense model has none, fitted to ``whole``
     skipped : operations that depend on more groups than a table has axes, which are priced as in the dense model
-    place : model, device, threads, batch, engine and versions: what the times hold for
+    place : model, device, threads, batch, engine, methods and versions: what the times hold for
     """
 
     layers: tuple[LayerLatency, ...]
+    stages: tuple[LayerLatency, ...]
     whole: tuple[tuple[Mapping[str, int], Timing], ...]
     fixed: float
     scale: float
+    call: float
     skipped: tuple[str, ...]
     place: Mapping[str, Any]
     format: int = FORMAT
 
     def __repr__(self) -> str:
         where = f"{self.place['device']}, {self.place['threads']} threads, batch {self.place['batch']}"
-        return f"LatencyTable({self.dense.median:.3g} ms, {len(self.layers)} layers; {where}, {self.place['engine']})"
+        split = len({stage.layer for stage in self.stages})
+        ranks = f", {split} of them at lower ranks" if split else ""
+        return (
+            f"LatencyTable({self.dense.median:.3g} ms, {len(self.layers)} layers{ranks}; {where}, "
+            f"{self.place['engine']})"
+        )
 
     @classmethod
     def fitted(
-        cls, layers: Sequence[LayerLatency], whole: Sequence[tuple[Mapping[str, int], Timing]], skipped: Sequence[str],
-        place: Mapping[str, Any],
+        cls, layers: Sequence[LayerLatency], stages: Sequence[LayerLatency],
+        whole: Sequence[tuple[Mapping[str, int], Timing]], skipped: Sequence[str], place: Mapping[str, Any],
     ) -> LatencyTable:  # fmt: skip
-        """With the fixed part and the scale, neither below zero, whose relative errors have the least squares."""
-        bare = cls(tuple(layers), tuple(whole), 0.0, 1.0, tuple(skipped), place)
+        """With the fixed part, the scale and the call, none below zero, whose relative errors have least squares."""
+        bare = cls(tuple(layers), tuple(stages), tuple(whole), 0.0, 1.0, 0.0, tuple(skipped), place)
         seen = np.array([timing.median for _, timing in whole])
         sums = np.array([bare.at(widths) for widths, _ in whole])
-        (fixed, scale), _ = nnls(np.stack([1 / seen, sums / seen], 1), np.ones(len(seen)))
-        return replace(bare, fixed=float(fixed), scale=float(scale))
+        more = np.array([sum(map(bare._more, bare._splits(widths))) for widths, _ in whole], float)
+        (fixed, scale, call), _ = nnls(np.stack([1 / seen, sums / seen, more / seen], 1), np.ones(len(seen)))
+        return replace(bare, fixed=float(fixed), scale=float(scale), call=float(call))
 
     @property
     def dense(self) -> Timing:
         """The dense model from end to end."""
         return self.whole[0][1]
 
-    def at(self, widths: Mapping[str, int]) -> float:
-        """Predicted milliseconds where groups keep so many units; those that are not named keep all."""
-        total = self.fixed
-        for layer in self.layers:
-            wanted = [(widths.get(g, known[-1]),) for g, known in zip(layer.groups, layer.widths, strict=True)]
-            total += self.scale * layer.over(wanted).item()
-        return total
+    @cached_property
+    def _by_axis(self) -> dict[str, list[LayerLatency]]:
+        """The stages of each split, by the axis of its rank."""
+        found: dict[str, list[LayerLatency]] = {}
+        for stage in self.stages:
+            found.setdefault(stage.groups[-1], []).append(stage)
+        return found
 
-    def resource(self, choices: Sequence[Choice], limit: float) -> Resource:
-        """The times as a resource of an allocation problem."""
-        place = {choice.name: number for number, choice in enumerate(choices)}
-        constant, terms = self.fixed, []
+    @cached_property
+    def _by_layer(self) -> dict[str, list[LayerLatency]]:
+        """The operations of each layer, in the order they run."""
+        found: dict[str, list[LayerLatency]] = {}
         for layer in self.layers:
-            free = [group for group in layer.groups if group in place]
-            wanted = [choices[place[group]].options if group in place else (known[-1],)
-                      for group, known in zip(layer.groups, layer.widths, strict=True)]  # fmt: skip
-            table = self.scale * layer.over(wanted)
-            if free:
-                shape = [len(choices[place[group]].options) for group in free]
-                terms.append(Term(layer.layer, tuple(place[group] for group in free), table.reshape(shape)))
-            else:
-                constant += table.item()
+            found.setdefault(layer.layer, []).append(layer)
+        return found
+
+    def _splits(self, widths: Mapping[str, int]) -> list[str]:
+        """The axes of the ranks among some widths."""
+        return [name for name in widths if name in self._by_axis]
+
+    def _more(self, axis: str) -> int:
+        """How many operations a split runs more than the layer."""
+        stages = self._by_axis[axis]
+        return len(stages) - len(self._by_layer[stages[0].layer])
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """Predicted milliseconds where groups keep so many units and layers have such ranks, the others all.
+
+        ``{"conv1": 32, "conv2/tucker": 24}``: the units of a group, and the rank of a layer by a method.
+
+        Raises
+        ------
+        ValueError
+            A rank was not measured, or is above those that make the layer cheaper.
+        """
+        splits = self._splits(widths)
+        for name in widths:
+            layer, _, method = name.rpartition("/")
+            known = name in splits or layer in self.skipped if method != name else "channels" in self.place["methods"]
+            if not known:
+                raise ValueError(f"the table of latencies holds no times of {name}; {MEASURE}")
+        for name in splits:
+            if widths[name] > (most := self._by_axis[name][0].widths[-1][-1]):
+                raise ValueError(
+                    f"{name} was measured up to the rank {most}, above which it costs more than the layer; "
+                    f"{widths[name]} is not known"
+                )
+        split = {self._by_axis[name][0].layer for name in splits}
+        parts = [part for name in splits for part in self._by_axis[name]]
+        parts += [layer for layer in self.layers if layer.layer not in split]
+        return self.fixed + self.scale * sum(p.at(widths) for p in parts) + self.call * sum(map(self._more, splits))
+
+    def resource(self, choices: Sequence[Choice], ladders: Sequence[Ladder], limit: float) -> Resource:
+        """The times as a resource of an allocation problem.
+
+        Raises
+        ------
+        ValueError
+            A choice needs times that were not measured.
+        """
+        self._check(choices, ladders)
+        place = {choice.name: number for number, choice in enumerate(choices)}
+        by_layer = {ladder.layer: ladder for ladder in ladders}
+        constant, terms = self.fixed, []
+        for name, parts in self._by_layer.items():
+            for some in [parts] if name in by_layer else [[part] for part in parts]:
+                groups = dict.fromkeys(group for part in some for group in part.groups if group in place)
+                options = {group: choices[place[group]].options for group in groups}
+                table, axes = self.scale * summed(some, options), [place[group] for group in groups]
+                ladder = by_layer.get(name)
+                if ladder is not None and any(stage.layer == name for stage in self.stages):
+                    axes.append(place[ladder.name])
+                    table = self._with_ranks(table, ladder, options, choices[axes[-1]].options)
+                if axes:
+                    terms.append(Term(name, tuple(axes), table))
+                else:
+                    constant += table.item()
         return Resource("latency_ms", tuple(terms), constant, limit)
 
+    def _check(self, choices: Sequence[Choice], ladders: Sequence[Ladder]) -> None:
+        ranks = {ladder.name for ladder in ladders}
+        wanted = ["channels"] if any(choice.name not in ranks for choice in choices) else []
+        wanted += [form.method.name for ladder in ladders for form in ladder.forms]
+        missing = [name for name in dict.fromkeys(wanted) if name not in self.place["methods"]]
+        if missing:
+            raise ValueError(
+                f"the table of latencies holds no times of {', '.join(missing)}, only of "
+                f"{', '.join(self.place['methods'])}; {MEASURE}"
+            )
+
+    def _with_ranks(
+        self, dense: np.ndarray, ladder: Ladder, options: Mapping[str, Sequence[int]], places: Sequence[int]
+    ) -> np.ndarray:
+        """A layer's costs with the places of its ladder as one more axis, of which the last is the layer as it was."""
+        costs = np.repeat(dense[..., None], len(places), -1)
+        forms = {number: form for number, place in enumerate(places) if (form := ladder.form(place))}
+        for name in dict.fromkeys(form.method.name for form in forms.values()):
+            ranks = {number: form.rank for number, form in forms.items() if form.method.name == name}
+            axis = rank_axis(ladder.layer, name)
+            table = summed(self._by_axis[axis], {**options, axis: list(ranks.values())})
+            costs[..., list(ranks)] = self.scale * table + self.call * self._more(axis)
+        return costs
+
     def slower(self) -> list[tuple[str, dict[str, int], dict[str, int]]]:
-        """Where fewer channels take longer, by more than the intervals allow: layer, the fewer widths, the more."""
+        """Where fewer channels or lower ranks take longer, by more than the intervals allow: layer, fewer, more."""
         found = []
-        for layer in self.layers:
+        for layer in (*self.layers, *self.stages):
             for axis, widths in enumerate(layer.widths):
                 few, many = (np.take(array, range(*ends), axis) for array, ends in
                              ((layer.low, (0, len(widths) - 1)), (layer.high, (1, len(widths)))))  # fmt: skip
@@ -153,12 +206,21 @@ class LatencyTable:
         return {
             "format": self.format, "place": dict(self.place), "fixed": self.fixed,
             "whole": [[dict(widths), asdict(timing)] for widths, timing in self.whole],
-            "scale": self.scale, "skipped": list(self.skipped), "layers": [layer.to_dict() for layer in self.layers],
+            "scale": self.scale, "call": self.call, "skipped": list(self.skipped),
+            "layers": [layer.to_dict() for layer in self.layers], "stages": [stage.to_dict() for stage in self.stages],
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LatencyTable:
-        """The table that ``to_dict`` wrote."""
-        layers = tuple(map(LayerLatency.from_dict, data["layers"]))
+        """The table that ``to_dict`` wrote.
+
+        Raises
+        ------
+        ValueError
+            Another version of workbench wrote it.
+        """
+        if data.get("format") != FORMAT:
+            raise ValueError(f"the table of latencies has the format {data.get('format')!r}, not {FORMAT}; {MEASURE}")
+        layers, stages = (tuple(map(LayerLatency.from_dict, data[key])) for key in ("layers", "stages"))
         whole = tuple((widths, Timing(**timing)) for widths, timing in data["whole"])
-        return cls(**{**data, "layers": layers, "whole": whole, "skipped": tuple(data["skipped"])})
+        return cls(**{**data, "layers": layers, "stages": stages, "whole": whole, "skipped": tuple(data["skipped"])})

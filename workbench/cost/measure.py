@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,35 @@ import numpy as np
 import torch
 from torch import nn
 
-from workbench.cost.bench import Bench, Operation
+from workbench.cost.anchors import anchors_of, model_of
+from workbench.cost.bench import Bench, Operation, Row
 from workbench.cost.engine import Call, Eager, Engine, Timing, engine_of, steady, timed
-from workbench.cost.latency import FORMAT, LatencyTable, LayerLatency
-from workbench.graph.call import op_name
+from workbench.cost.latency import FORMAT, LatencyTable
+from workbench.cost.layer_latency import LayerLatency
+from workbench.cost.passes import grid, passes, rank_grid
+from workbench.cost.split import Split, splits_of
+from workbench.factorize import sites_of
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.trace import ChannelGraph
-from workbench.graph.winnow import record_of, smaller
+from workbench.methods import Methods
 
 EAGER = Eager()
 ROUNDS = 3
-SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)  # of all groups: the models that are timed from end to end
-WHOLE = 4  # as many times more often as a single operation: all predictions stand on them
+WHOLE = 4  # whole models are timed as many times more often as a single operation: all predictions stand on them
 
 
 def measure_latency(
     graph: ChannelGraph, *, device: torch.device | str | None = None, batch: int = 1, threads: int | None = None,
     engine: Engine = EAGER, rounds: int = ROUNDS, store: str | os.PathLike[str] | None = None,
+    methods: Methods = Methods(),
 ) -> LatencyTable:  # fmt: skip
     """Time every operation whose tensors depend on widths, and the whole model, dense and at a few smaller sizes.
 
-    What the whole takes besides its operations (calls, what depends on no width) and how much longer these take within
-    it (with other data in the caches) is fitted to the whole. Times are medians with intervals, each call in turn in
-    every round, in another order each time. Threads and the denormal setting are put back afterwards.
+    Of each layer that methods can split, the stages are timed over widths and ranks, too: each alone, since its time
+    depends on one width and the rank. What the whole takes besides its operations (what depends on no width, the calls
+    of more stages) and how much longer these take within it (with other data in the caches) is fitted to the whole.
+    Times are medians with intervals, each call in turn in every round, in another order each time. Threads and the
+    denormal setting are put back afterwards.
 
     Parameters
     ----------
@@ -50,12 +56,14 @@ def measure_latency(
     threads : by default as many as PyTorch uses now
     engine : what runs an operation, and the model
     rounds : over all operations; more make the intervals narrower
-    store : a folder that keeps tables by model, device, threads, batch, engine and version; one that fits is read
+    store : a folder that keeps tables by model, device, threads, batch, engine, methods and version; one that fits is
+        read
+    methods : what a search under a budget of milliseconds may do to a layer
 
     Raises
     ------
     ValueError
-        Batch, threads or rounds are below 1, or nothing in the model depends on widths.
+        Batch, threads or rounds are below 1, or the methods can make nothing in the model smaller.
 
     Examples
     --------
@@ -70,18 +78,19 @@ def measure_latency(
     for name, number in (("batch", batch), ("threads", threads), ("rounds", rounds)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name}={number!r} must be a whole number, 1 or more")
-    if not graph.exact:
+    if not (graph.exact and methods.channels) and not sites_of(graph, methods.ranks)[0]:
         raise ValueError(
-            f"nothing in {type(graph.model).__name__} depends on widths; graph.frozen says what is in the way"
+            f"nothing in {type(graph.model).__name__} can be made smaller by {methods}; graph.frozen says what is in "
+            "the way of channels, study.sites what keeps its rank"
         )
     where = torch.device(device) if device is not None else device_of(graph.model.parameters())
     inputs = graph.inputs.take(batch) if graph.program.any_batch else graph.inputs
-    place = _place(graph, where, inputs.batch, threads, engine)
+    place = _place(graph, where, inputs.batch, threads, engine, methods)
     file = Path(store) / f"latency-{_digest(place)}.json" if store is not None else None
     if file is not None and file.is_file():
         return LatencyTable.from_dict(json.loads(file.read_text()))
     with steady(threads), torch.no_grad():
-        table = _measured(graph, inputs.to(where), where, engine, rounds, place)
+        table = _measured(graph, inputs.to(where), where, engine, rounds, methods, place)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(table.to_dict(), allow_nan=False))
@@ -127,10 +136,12 @@ def compare_latency(
     return Latency(predicted, Timing.of(before), Timing.of(after), table.place)
 
 
-def _place(graph: ChannelGraph, where: torch.device, batch: int | None, threads: int, engine: Engine) -> dict[str, Any]:
+def _place(
+    graph: ChannelGraph, where: torch.device, batch: int | None, threads: int, engine: Engine, methods: Methods
+) -> dict[str, Any]:
     device = torch.cuda.get_device_name(where) if where.type == "cuda" else processor()
     return {"model": graph.fingerprint, "device": device, "where": str(where), "threads": threads, "batch": batch,
-            "engine": engine.name, "torch": torch.__version__, "format": FORMAT}  # fmt: skip
+            "engine": engine.name, "methods": methods.names, "torch": torch.__version__, "format": FORMAT}  # fmt: skip
 
 
 def processor() -> str:
@@ -145,37 +156,68 @@ def _digest(place: Mapping[str, Any]) -> str:
 
 
 def _measured(
-    graph: ChannelGraph, inputs: Inputs, where: torch.device, engine: Engine, rounds: int, place: Mapping[str, Any]
-) -> LatencyTable:
-    bench = Bench.of(graph, inputs, where)
+    graph: ChannelGraph, inputs: Inputs, where: torch.device, engine: Engine, rounds: int, methods: Methods,
+    place: Mapping[str, Any],
+) -> LatencyTable:  # fmt: skip
+    bench = Bench.of(graph, inputs, where, methods.channels)
     operations, skipped = bench.operations()
-    passes = bench.passes(operations)
-    anchors = [{group.name: max(1, round(share * group.units)) for group in graph.exact} for share in SHARES]
-    models = [smaller(graph, graph.model, record_of(graph, {name: range(kept) for name, kept in widths.items()}))
-              for widths in anchors]  # fmt: skip
-
-    def in_turn(widths: Mapping[str, int]) -> list[Call]:
-        return [bench.call(one.node, {name: widths[name] for name in one.groups}) for one in operations]
+    splits, whole_rank = splits_of(bench, operations, sites_of(graph, methods.ranks)[0])
+    grids = {name: grid(graph[name].units) for name in bench.groups} | {s.axis: rank_grid(s.most) for s in splits}
+    parts = _parts(bench, operations, splits)
+    turns = passes([row for part in parts for row in part.rows], grids)
+    anchors = anchors_of(bench, splits, grids)
+    models = [model_of(graph, splits, widths) for widths in anchors]
 
     def whole(model: nn.Module) -> list[Call]:
         return [Call(model.to(where).eval(), inputs.args, inputs.kwargs)]
 
-    builds = [*(partial(in_turn, widths) for widths in passes), *[partial(whole, model) for model in models] * WHOLE]
-    found = timed(builds, engine, rounds)
-    layers = tuple(_layer(one, number, passes, found) for number, one in enumerate(operations) if one.groups)
-    ends = [[time for (some,) in found[len(passes) + n :: len(anchors)] for time in some] for n in range(len(anchors))]
-    return LatencyTable.fitted(layers, list(zip(anchors, map(Timing.of, ends), strict=True)), skipped, place)
+    builds = [partial(part.calls, widths) for part in parts for widths in turns]
+    found = timed([*builds, *[partial(whole, model) for model in models] * WHOLE], engine, rounds)
+    layers, *stages = (
+        [_layer(row, number, turns, found[start : start + len(turns)]) for number, row in enumerate(part.rows)]
+        for start, part in zip(range(0, len(builds), len(turns)), parts, strict=True)
+    )
+    ends = [[time for (some,) in found[len(builds) + n :: len(anchors)] for time in some] for n in range(len(anchors))]
+    split_layers = {split.site.layer.name for split in splits}
+    return LatencyTable.fitted(
+        [layer for layer in layers if layer.groups or layer.layer in split_layers], list(chain(*stages)),
+        list(zip(anchors, map(Timing.of, ends), strict=True)), tuple(dict.fromkeys((*skipped, *whole_rank))), place,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Calls that are timed one behind the other, as they run in a model, at some widths and ranks."""
+
+    rows: list[Row]
+    calls: Callable[[Mapping[str, int]], list[Call]]
+
+
+def _parts(bench: Bench, operations: Sequence[Operation], splits: Sequence[Split]) -> list[_Part]:
+    """The model's own operations, and all layers split by each method: together they would find colder caches."""
+
+    def dense(widths: Mapping[str, int]) -> list[Call]:
+        return [bench.call(one.node, {name: widths[name] for name in one.groups}) for one in operations]
+
+    def split(some: Sequence[Split], widths: Mapping[str, int]) -> list[Call]:
+        return [call for one in some for call in one.calls(widths)]
+
+    found = [_Part([one.row for one in operations], dense)]
+    for method in dict.fromkeys(split.method for split in splits):
+        some = [split for split in splits if split.method == method]
+        found.append(_Part([row for one in some for row in one.rows()], partial(split, some)))
+    return found
 
 
 def _layer(
-    operation: Operation, number: int, passes: Sequence[Mapping[str, int]], found: Sequence[Sequence[Sequence[float]]]
-) -> LayerLatency:
-    """The table of one operation, from its times in all passes."""
-    axes = tuple(tuple(sorted({widths[name] for widths in passes})) for name in operation.groups)
+    row: Row, number: int, turns: Sequence[Mapping[str, int]], found: Sequence[Sequence[Sequence[float]]]
+) -> LayerLatency:  # fmt: skip
+    """The table of one call, from its times in all passes."""
+    axes = tuple(tuple(sorted({widths[name] for widths in turns})) for name in row.axes)
     times: dict[tuple[int, ...], list[float]] = {}
-    for widths, some in zip(passes, found, strict=False):  # behind the passes are the whole models
-        times.setdefault(tuple(widths[name] for name in operation.groups), []).extend(some[number])
+    for widths, some in zip(turns, found, strict=True):
+        times.setdefault(tuple(widths[name] for name in row.axes), []).extend(some[number])
     timings = [Timing.of(times[at]) for at in product(*axes)]
     shape = tuple(map(len, axes))
     ms, low, high = (np.array([getattr(t, key) for t in timings]).reshape(shape) for key in ("median", "low", "high"))
-    return LayerLatency(operation.layer, op_name(operation.node), operation.groups, axes, ms, low, high)
+    return LayerLatency(row.layer, row.op, row.axes, axes, ms, low, high)

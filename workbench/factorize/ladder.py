@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -148,6 +149,12 @@ def _cost(site: Site, form: Form) -> int | None:
     stages = form.method.stages(shape, form.rank)
     cheaper = macs < layer.shape.numel() * layer.positions and params_of(shape, stages) < layer.shape.numel()
     return macs if cheaper else None
+
+
+def largest(site: Site, method: Method) -> int:
+    """The largest rank at which a method makes a layer cheaper; 0 where none does."""
+    ranks = range(1, method.full(site.shape))
+    return bisect_left(ranks, True, key=lambda rank: _cost(site, Form(method, rank)) is None)
 
 
 Parts = Sequence[tuple[str, list[Product]]]

@@ -101,8 +101,7 @@ def _layer(module: Factorable, shape: Shape, stage: Stage, weight: Tensor, bias:
     else:
         kind: Any = type(module)
         made = kind(
-            groups * inputs, groups * outputs, stage.kernel(shape), stride=_taken(module.stride, stage, 1),
-            padding=_padding(module, stage), dilation=_taken(module.dilation, stage, 1), groups=groups,
+            groups * inputs, groups * outputs, stage.kernel(shape), **options_of(module, stage), groups=groups,
             padding_mode=module.padding_mode, **placed,
         )  # fmt: skip
     with torch.no_grad():
@@ -110,6 +109,14 @@ def _layer(module: Factorable, shape: Shape, stage: Stage, weight: Tensor, bias:
         if bias is not None and made.bias is not None:
             made.bias.copy_(bias).requires_grad_(bias.requires_grad)
     return made
+
+
+def options_of(module: _ConvNd, stage: Stage) -> dict[str, Any]:
+    """Stride, padding and dilation of a stage: the layer's own in the dimensions whose kernel it has."""
+    return {
+        "stride": _taken(module.stride, stage, 1), "padding": _padding(module, stage),
+        "dilation": _taken(module.dilation, stage, 1),
+    }  # fmt: skip
 
 
 def _taken(sizes: Sequence[int], stage: Stage, else_: int) -> tuple[int, ...]:
