@@ -82,5 +82,4 @@ class Methods:
         return cls(**{name: name in names for name in allowed})
 
 
-ALL = Methods()
 CHANNELS = Methods.of("channels")

@@ -29,7 +29,7 @@ from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, concerned, free_groups, layers_like, plan_by_hand
-from workbench.methods import ALL, Methods
+from workbench.methods import Methods
 from workbench.plan import Plan, make_plan, plan_in_time, plan_of
 from workbench.refine import Refinement
 from workbench.result import Result, Source, compare, scores_of
@@ -90,7 +90,7 @@ class Study:
         criterion: Criterion | None = None, loss: Loss | None = None, refinement: Refinement | None = Refinement(),
         store: str | os.PathLike[str] | None = None, latency: LatencyTable | None = None,
         workers: int | Executor | None = None, retries: int = 1, seed: int = 0, name: str | None = None,
-        progress: bool = False, methods: Methods = ALL, ignore: Sequence[Pattern] = (),
+        progress: bool = False, methods: Methods = Methods(), ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
         check_given(model, evaluate, test, criterion, methods)
         self.model, self.example_inputs = model, example_inputs

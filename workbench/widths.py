@@ -19,7 +19,6 @@ from workbench.cost.latency import LatencyTable
 from workbench.cost.sizes import Product, products, sizes_of
 from workbench.cost.work import work_products
 from workbench.cost.writes import is_rewritten, write_products
-from workbench.errors import Refused
 from workbench.factorize import factorize_
 from workbench.factorize.ladder import Ladder, with_ranks
 from workbench.factorize.layers import Form

@@ -16,7 +16,7 @@ from workbench.batch import schema
 from workbench.batch.jobfile import read_jobs
 from workbench.batch.runs import Run, runs_of
 from workbench.batch.schema import BadJobs
-from workbench.methods import ALL
+from workbench.methods import Methods
 from workbench.select import BY_NAME
 from workbench.sensitivity import MODES
 from workbench.textfile import LARGEST
@@ -76,7 +76,7 @@ def test_a_check_takes_less_than_a_second_and_no_torch() -> None:
 def test_names_that_stand_for_what_would_import_torch() -> None:
     assert tuple(BY_NAME) == schema.CRITERIA
     assert MODES == schema.MODES
-    assert tuple(asdict(ALL)) == schema.METHODS
+    assert tuple(asdict(Methods())) == schema.METHODS
 
 
 def test_a_job_makes_every_combination() -> None:

@@ -11,7 +11,7 @@ import torch
 from workbench.calibrate import Statistics
 from workbench.cost.sizes import Product, Share, Size, Sizes, multiplied
 from workbench.factorize.layers import Form, grouped
-from workbench.factorize.shape import Stage, metric_of, params_of
+from workbench.factorize.shape import Method, Stage, metric_of, params_of
 from workbench.factorize.sites import Site
 from workbench.fisher import weighed
 from workbench.graph.trace import ChannelGraph
