@@ -219,3 +219,9 @@ def test_what_a_rewritten_forward_writes_besides_is_counted(monkeypatch: pytest.
         assert plan.costs == {"activation_bytes": cost.activation_bytes, "size_bytes": cost.size_bytes}
         assert cost.activation_bytes <= 0.8 * dense.activation_bytes
         assert cost.size_bytes <= 0.9 * dense.size_bytes
+
+
+@pytest.mark.parametrize(("share", "dense", "most"), [(0.29, 100, 29), (1 / 3, 30, 10), (0.5, 101, 50), (0.07, 100, 7)])
+def test_a_share_loses_no_unit_to_rounding(share: float, dense: int, most: int) -> None:
+    """0.29 of 100 is 28.999999999999996 in floating point."""
+    assert Budget(macs=share).limit("macs", dense) == most

@@ -55,7 +55,11 @@ class Choosable:
 
     def at(self, share: float) -> Allocation:
         """The best plan that costs at most this share of the original."""
-        return Exact().solve(with_budget(self.problem, self.resource, share * self.dense))
+        return Exact().solve(with_budget(self.problem, self.resource, self.limit(share)))
+
+    def limit(self, share: float) -> float:
+        """The most that is allowed by a share."""
+        return self.asked(share).limit(self.resource, self.dense)
 
     def asked(self, share: float) -> Budget:
         """The budget of that share."""
@@ -92,9 +96,7 @@ class Front:
             shares = tuple(np.linspace(choosable.least, 1.0, budgets).tolist())
         else:
             shares = tuple(sorted(budgets))
-        for share in shares:
-            choosable.asked(share)  # raises where it is none
-        plans = front(choosable.problem, choosable.resource, [share * choosable.dense for share in shares])
+        plans = front(choosable.problem, choosable.resource, [*map(choosable.limit, shares)])
         units = {curve.group: curve.units for curve in curves}
         return cls(
             choosable.resource, choosable.budget.multiple, choosable.dense, curves.metric, curves.baseline, units,

@@ -143,7 +143,7 @@ def test_a_study_shows_itself_without_work() -> None:
     assert "not traced yet" in one._repr_html_()
     assert "graph" not in vars(one)
     one.sensitivity("predicted")
-    assert "SensitivityCurves(1 groups" in one._repr_html_()
+    assert "SensitivityCurves(1 groups, ranks of 2 layers, negative KL" in one._repr_html_()
 
 
 def test_curves_of_nothing_show_themselves() -> None:

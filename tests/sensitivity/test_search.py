@@ -259,9 +259,9 @@ def test_a_study_measures_for_the_budget_that_is_asked_for() -> None:
     study = study_of()
     study.allocate(Budget(macs=0.5))
     few = len(study.search.measured.scores)
-    assert 0 < few < 18
+    assert 0 < few < 30
     study.sensitivity("measured")
-    assert len(study.search.measured.scores) == 18
+    assert len(study.search.measured.scores) == 30
     other = study_of()
     other.sensitivity("predicted")
     plan = other.allocate(Budget(macs=0.5))

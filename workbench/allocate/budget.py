@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.allocate.pieces import ROUNDING
+
 COUNTED = ("macs", "params", "activation_bytes", "size_bytes")  # on the model itself
 RESOURCES = (*COUNTED, "latency_ms")
 ABSOLUTE = ("activation_bytes", "size_bytes", "latency_ms")  # above 1 these are bytes and milliseconds, not shares
@@ -76,10 +78,13 @@ class Budget:
         return {name: value for name in RESOURCES if (value := getattr(self, name)) is not None}
 
     def limit(self, name: str, dense: float) -> float:
-        """The most that a resource may cost where the original costs ``dense``; whole for what is counted."""
+        """The most that a resource may cost where the original costs ``dense``; whole for what is counted.
+
+        The share 1/3 of 30 is 10, though the product is a rounding below it.
+        """
         amount = self.amounts[name]
         most = amount * dense if amount <= 1 else amount
-        return int(most) if name in COUNTED else most
+        return int(most * (1 + ROUNDING)) if name in COUNTED else most
 
     def to_dict(self) -> dict[str, Any]:
         """The amounts that were given, and the multiple."""

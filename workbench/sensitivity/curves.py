@@ -177,8 +177,10 @@ class SensitivityCurves:
         raise KeyError(f"no curve for {group!r}; there are curves for {', '.join(c.group for c in self.curves)}")
 
     def __repr__(self) -> str:
+        ranks = sum(curve.ladder is not None for curve in self)
+        which = f"{len(self.curves) - ranks} groups" + (f", ranks of {ranks} layers" if ranks else "")
         return (
-            f"SensitivityCurves({len(self.curves)} groups, {self.metric} on {self.samples} samples, "
+            f"SensitivityCurves({which}, {self.metric} on {self.samples} samples, "
             f"original {self.baseline:.4g})"
         )
 

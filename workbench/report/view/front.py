@@ -8,6 +8,7 @@ from typing import Any
 from workbench.report import units
 from workbench.report.figures import front as figure
 from workbench.report.view import words
+from workbench.report.view.sensitivity import widths
 
 
 def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -15,8 +16,8 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     plans = result.get("front")
     if not plans:
         return None
-    kept = {group["group"]: len(group["kept"]) for group in result["groups"]}
-    chosen = next((index for index, plan in enumerate(plans) if plan["options"] == kept), None)
+    options = {name: option for name, (_, option) in widths(result).items()}
+    chosen = next((index for index, plan in enumerate(plans) if plan["options"] == options), None)
     return {
         "figure": figure.plot([(plan["cost_ratio"], plan["predicted_degradation"]) for plan in plans], chosen),
         "chosen": chosen,

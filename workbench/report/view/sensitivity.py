@@ -28,8 +28,8 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if swept is None:
         return None
     planned = result["groups"] is not None
-    widths = _widths(result) if planned else {}
-    kept = [widths.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
+    chosen = widths(result) if planned else {}
+    kept = [chosen.get(group["group"], (group["units"], group["units"])) for group in swept["groups"]]
     curves = [_curve(group, width, planned) for group, width in zip(swept["groups"], kept, strict=True)]
     measured = (
         point["degradation"] for group in swept["groups"] for point in _known(group) if point["degradation"] is not None
@@ -60,17 +60,18 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _widths(result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Of each curve how many units there are, and how many the plan keeps."""
-    widths = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
-    return widths | {curve: (units, place) for curve, units, place in _ladders(result)}
+def widths(result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Of each curve how many units there are, and how many the plan keeps; of a layer's ranks its places."""
+    groups = {group["group"]: (group["units"], len(group["kept"])) for group in result["groups"]}
+    return groups | {curve: (units, place) for curve, units, place in _ladders(result)}
 
 
 def _ladders(result: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """The curves of ranks, with how many places each has and which was chosen: the last is the layer as it was."""
     places = {f"{layer}/rank": rank["place"] for layer, rank in result.get("ranks", {}).items()}  # older ones have none
     groups = {group["group"] for group in result["groups"]}
-    curves = [group for group in result["curves"]["groups"] if group["group"] not in groups]
+    swept = result["curves"] or {"groups": []}
+    curves = [group for group in swept["groups"] if group["group"] not in groups]
     return [(g["group"], g["units"], places.get(g["group"], g["units"])) for g in curves]
 
 
