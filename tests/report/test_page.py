@@ -116,6 +116,8 @@ def _set(path: str, value: object) -> Callable[[Result], None]:
         (_set("groups", []), "features.0"),
         (_set("layers", []), "Output error"),
         (_set("verification.lost", ["4: constant channels"]), "Constants that no bias could take up"),
+        (_set("ranks", {"features.0": {"method": "tucker", "rank": 3, "place": 2}}), "the products of the factors"),
+        (_set("curves.groups.0.group", "features.0/rank"), "the rank of each layer (/rank) lowered alone"),
         (_set("groups.0.approximate", ["LayerNorm over the channels"]), "LayerNorm over the channels"),
     ],
 )
@@ -131,6 +133,14 @@ def test_without_curves_and_names_of_data(sample: Result) -> None:
     assert "Where did it come from?" not in text
     assert "10,000 samples." in text
     assert "What was done to each layer?" in text
+
+
+def test_bars_of_what_became_more_stay_in_their_frame(sample: Result) -> None:
+    """Factors write activations of their own."""
+    sample["cost"]["ratio"]["activation_bytes"] = 1.5
+    sample["cost"]["after"]["activation_bytes"] = round(1.5 * sample["cost"]["before"]["activation_bytes"])
+    shares = [float(share) for share in re.findall(r"<rect width=([\d.]+)%", render(sample))]
+    assert max(shares) == 100
 
 
 def test_a_score_that_is_one_number_counts_no_samples(sample: Result) -> None:

@@ -28,6 +28,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "verification": {
             "ok": verification["ok"],
+            "ranks": bool(result.get("ranks")),  # older results have none
             "worst": units.power(verification["worst"]),
             "layer": verification["layer"],
             "tolerance": units.power(verification["tolerance"]),

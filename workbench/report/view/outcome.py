@@ -78,10 +78,11 @@ def _meaning(interval: tuple[float, float] | None) -> str:
 
 def _cost(key: str, costs: Mapping[str, Any]) -> dict[str, Any]:
     before, after = costs["before"][key], costs["after"][key]
+    most = max(1.0, *(ratio for ratio in costs["ratio"].values() if ratio is not None))  # more activations, say
     return {
         "name": words.cost_name(key),
         "before": words.cost_value(key, before),
         "after": words.cost_value(key, after),
         "kept": units.percent(costs["ratio"][key]),
-        "figure": bars.pair(before, after, before or 0),
+        "figure": bars.pair(before, after, most * (before or 0)),
     }

@@ -40,6 +40,7 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
     shares = sorted({_column(p, steps) for group in swept["groups"] for p in group["points"]}, reverse=True)
     return {
         "planned": planned,
+        "ranks": any(group["group"].endswith("/rank") for group in swept["groups"]),
         "metric": swept["metric"],
         "data": swept.get("data"),
         "samples": words.samples(swept["samples"]),
