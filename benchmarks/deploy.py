@@ -27,6 +27,7 @@ from workbench.cost.engine import Call, Eager, Timing, steady, timed
 from workbench.cost.measure import processor
 from workbench.deploy.session import Session
 from workbench.graph.inputs import Inputs
+from workbench.methods import CHANNELS
 from workbench.zoo.task import study, test_score
 
 BATCHES, THREADS = (1, 64), (1, 2)
@@ -59,7 +60,7 @@ def times_of(models: dict[str, nn.Module], files: dict[str, Exported], x: Tensor
 
 
 def measure(name: str, share: float, rounds: int) -> dict[str, Any]:
-    task = study(name)
+    task = study(name, methods=CHANNELS)
     result = task.compress(task.allocate(Budget(macs=share), mode="predicted"))
     models: dict[str, nn.Module] = {"original": zoo.load(name), "compressed": result.model.eval()}
     images = data.fashion_mnist("test")[0]

@@ -32,6 +32,7 @@ import workbench as wb
 from workbench.allocate import Uniform
 from workbench.cost.count import count
 from workbench.evaluation import Evaluation, whole_score
+from workbench.methods import CHANNELS
 
 Row = dict[str, Any]
 Pair = tuple[Tensor, Tensor]
@@ -105,7 +106,7 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Pa
     study = wb.Study(
         model, inputs[:1], calibration=inputs.split(64), seed=seed, name=name, progress=progress,
         evaluate=Evaluation(_batches(searched), task.search, name="search"),
-        test=next(iter(tests.values())),
+        test=next(iter(tests.values())), methods=CHANNELS,
     )  # fmt: skip
     study.sensitivity()
     rows = [{"network": name, "method": "original", "search_cpu_seconds": round(time.process_time() - start, 1)}]
