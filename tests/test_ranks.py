@@ -97,7 +97,7 @@ def test_costs_are_predicted_exactly(name: str, budget: wb.Budget, request: pyte
     problem = width_problem(graph, curves, budget)
     draw = np.random.default_rng(0)
     exact = 0
-    for _ in range(12):
+    for _ in range(8):
         picked = [int(draw.integers(len(choice.options) // 2, len(choice.options))) for choice in problem.choices]
         options = {choice.name: choice.options[place] for choice, place in zip(problem.choices, picked, strict=True)}
         ladders = {curve.group: curve.ladder for curve in curves if curve.ladder}
@@ -120,7 +120,7 @@ def test_costs_are_predicted_exactly(name: str, budget: wb.Budget, request: pyte
         rows = {row["layer"]: row for row in small.layers()}
         assert all(row["macs"][1] == small_macs(small.model, name, study) for name, row in rows.items())
         assert small.verification.ok
-    assert exact >= 6
+    assert exact >= 4
 
 
 def test_what_padding_writes_is_counted(study: wb.Study) -> None:
