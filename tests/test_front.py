@@ -90,11 +90,27 @@ def test_the_report_shows_it_with_the_plan_marked(study: wb.Study) -> None:
     result = study.compress(wb.Budget(macs=0.5))
     data = result.to_dict()
     assert [entry["budget"]["macs"] for entry in data["front"]] == [0.5, 0.7, 1.0]
+    assert data["front"] == study.front(budgets=[0.5, 0.7, 1.0]).to_dict()  # its own plan is one of them
     from workbench.report.view import view
 
     shown = view(data)["front"]
     assert shown["chosen"] == 0
     assert len(shown["rows"]) == 3
+
+
+def test_a_plan_that_is_none_of_them_is_shown_among_them(study: wb.Study) -> None:
+    from workbench.report.view import view
+
+    study.front(budgets=[0.5, 0.7, 1.0])
+    result = study.compress(wb.Budget(macs=0.6))
+    data = result.to_dict()
+    shares = [entry["cost_ratio"] for entry in data["front"]]
+    assert shares == sorted(shares)
+    assert len(shares) == 4
+    assert shares[1] == pytest.approx(result.ratio["macs"])
+    assert data["front"][1]["predicted_degradation"] == result.plan.degradation
+    assert view(data)["front"]["chosen"] == 1
+    assert view(study.compress(wb.Budget(params=0.6)).to_dict())["front"]["chosen"] is None  # of another cost
 
 
 def test_the_slider_solves_anew(study: wb.Study) -> None:

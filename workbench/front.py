@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from workbench.plan import Plan
+
 
 @dataclass(frozen=True)
 class Choosable:
@@ -127,13 +129,19 @@ class Front:
         ]  # fmt: skip
         return pd.DataFrame(rows)
 
-    def to_dict(self) -> list[dict[str, Any]]:
-        """One entry a budget, as the report takes it."""
-        return [
-            {"budget": {self.resource: share, "multiple": self.multiple}, "options": dict(plan.options),
-             "cost_ratio": plan.costs[self.resource] / self.dense, "predicted_degradation": plan.degradation}
-            for share, plan in zip(self.shares, self.plans, strict=True)
-        ]  # fmt: skip
+    def to_dict(self, chosen: Plan | None = None) -> list[dict[str, Any]]:
+        """One entry a budget, as the report takes it; with the plan that was chosen, where it has this cost."""
+        budgets = ({self.resource: share, "multiple": self.multiple} for share in self.shares)
+        plans = [
+            _entry(budget, plan.options, plan.costs[self.resource] / self.dense, plan.degradation)
+            for budget, plan in zip(budgets, self.plans, strict=True)
+        ]
+        if chosen is None or self.resource not in chosen.costs:
+            return plans
+        ratio = chosen.costs[self.resource] / self.dense
+        own = _entry(chosen.budget.to_dict(), {**self.units, **dict(chosen.places)}, ratio, chosen.degradation)
+        others = [plan for plan in plans if plan["options"] != own["options"]]
+        return sorted([*others, own], key=lambda plan: plan["cost_ratio"])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Predicted loss against cost. Returns the axes."""
@@ -146,3 +154,7 @@ class Front:
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.to_frame().to_html(index=False, float_format='{:.4f}'.format)}"
+
+
+def _entry(budget: Mapping[str, Any], options: Mapping[str, int], ratio: float, degradation: float) -> dict[str, Any]:
+    return {"budget": budget, "options": dict(options), "cost_ratio": ratio, "predicted_degradation": degradation}

@@ -167,7 +167,7 @@ class Result:
                      "not_counted": list(self.dense_cost.not_counted)},
             "predicted_degradation": self.plan.degradation, "predicted_cost": dict(self.plan.costs),
             "searched": self.searched.to_dict() if self.searched else None,
-            "curves": curves, "front": self.front.to_dict() if self.front else None,
+            "curves": curves, "front": self.front.to_dict(self.plan) if self.front else None,
             "layers": self.layers(),
             "groups": [g.to_dict() | {"kept": list(kept.get(g.name, range(g.units)))} for g in self.graph.groups],
             "ranks": {layer: asdict(rank) for layer, rank in self.plan.ranks.items()},

@@ -97,7 +97,7 @@ def test_layer_lights_up_everywhere(visit: Visit, sample: Result) -> None:
     lit = page.locator("[data-g].on")
     assert lit.count() == 4  # curve, its name, row of the heat map, row of the layers
     assert set(lit.evaluate_all("nodes => nodes.map(node => node.dataset.g)")) == {"2"}
-    said = page.locator("[data-test=readout]", has_text="features.7: the plan keeps 46 of 64 channels.")
+    said = page.locator("[data-test=readout]", has_text="features.7: the plan keeps 46 of 64.")
     said.wait_for()
     page.locator("[data-test=heat] tbody tr").nth(2).locator("td").first.hover()
     point = sample["curves"]["groups"][2]["points"][-1]

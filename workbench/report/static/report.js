@@ -46,7 +46,7 @@ function start(root) {
     const interval = near?.low == null ? "" : ` (${fixed(near.low)} to ${fixed(near.high)})`;
     const loss = near ? ` At ${percent(near.share)} it alone costs ${near.degradation == null ? "about " + fixed(near.fitted) : fixed(near.degradation)}${interval}.` : "";
     // Another layer may have been lit while the data was unpacked.
-    if (lit === index) hook("readout").textContent = `${group}: the plan keeps ${kept} of ${units} channels.${loss}`;
+    if (lit === index) hook("readout").textContent = `${group}: the plan keeps ${kept} of ${units}.${loss}`;
   }
   const shares = all(".heatmap thead tr:last-child th").slice(1, -2).map((head) => head.textContent / 100);
   const groupOf = (event) => event.target.closest("tr[data-g]")?.dataset.g;
