@@ -200,6 +200,15 @@ def output_error(method: Method, weight: Tensor, metric: Tensor, rank: int) -> t
     return bilinear.OutputError.of(flat, metric, outputs), into
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_moments_that_are_not_finite_are_refused(bad: float) -> None:
+    moments = Moments.empty(1, 3, 2)
+    moments.add(torch.randn(1, 9, 3), torch.randn(1, 9, 2))
+    moments.xx[0, 1, 1] = bad
+    with pytest.raises(ValueError, match="not finite; scale the inputs"):
+        metric_of(moments)
+
+
 def test_errors_of_wide_layers_are_told_between_some_ranks() -> None:
     """By straight lines and in float32: never far from what is told at each rank."""
     generator = torch.Generator().manual_seed(3)

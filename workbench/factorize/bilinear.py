@@ -12,6 +12,7 @@ the plain decomposition.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -123,6 +124,11 @@ class OutputError:
         flat = whole.reshape(groups, inputs * places, -1).contiguous()
         return cls(white, flat, (white.flatten(2) @ flat).view_as(white), root, outputs)
 
+    @cached_property
+    def dominant(self) -> Tensor:
+        """The directions of the weight in the metric."""
+        return directions(self.weight)
+
     @property
     def wide(self) -> bool:
         """Whether descents are short of time rather than of digits and of starts."""
@@ -161,7 +167,7 @@ class OutputError:
 
         There are at most ``most``, or as many as there are inputs; squares of sums are sums of squares.
         """
-        start = directions(self.weight)[:, :most]
+        start = self.dominant[:, :most]
         factor, right = self.normal(start[:, None])
         half = torch.linalg.solve_triangular(factor, right, upper=False)[:, 0]
         return half.unflatten(1, (start.shape[1], -1))
@@ -178,7 +184,7 @@ class OutputError:
 
     def left(self, rank: int) -> float:
         """Which share of the error of the dominant directions is left after a few steps."""
-        start = directions(self.weight)[:, None, :rank]
+        start = self.dominant[:, None, :rank]
         before = self(start)[0].sum().item()
         after = descend(self, self.balanced(start), FEW)[1].sum().item()
         return min(1.0, after / before) if before > 0 else 1.0
@@ -186,7 +192,7 @@ class OutputError:
     def starts(self, plain: Tensor) -> Tensor:
         """The directions of the weight in its metric, and where they are cheap those without it, and random ones."""
         groups, rank, inputs = plain.shape
-        own = directions(self.weight)[:, None, :rank]
+        own = self.dominant[:, None, :rank]
         if self.wide:
             return own
         few = min(RANDOM, CHEAP // (self.weight.shape[1] * self.metric[0].numel()))

@@ -141,7 +141,16 @@ def definite(matrices: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
     """Matrices ``[..., n, n]`` that are definite up to rounding, lifted until they are, and their Cholesky factors.
 
     ``jitter`` times the mean of the diagonal is added to it, and ten times as much wherever that is not enough.
+
+    Raises
+    ------
+    ValueError
+        They hold NaN or infinity, which no lifting makes definite.
     """
+    if not matrices.isfinite().all():
+        raise ValueError(
+            "the second moments of a layer are not finite; scale the inputs as in training, or use model.double()"
+        )
     scale = torch.diagonal(matrices, dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(matrices.dtype).tiny)
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     while True:
