@@ -10,6 +10,7 @@ from workbench import drawing
 from workbench.allocate import Allocation, Exact, Solver
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
+from workbench.cost.layer_latency import rank_axis
 from workbench.cost.measure import compare_latency
 from workbench.factorize import factorize_
 from workbench.factorize.ladder import LADDER
@@ -81,6 +82,12 @@ class Plan:
         """The groups that lose units, with how many stay, and the layers that lose rank, with where on their curve."""
         ranks = ((f"{layer}{LADDER}", rank.place) for layer, rank in self.ranks.items())
         return (*((name, len(units)) for name, units in self.cut.items()), *ranks)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The units of the groups that lose some and the ranks of layers, as a table of latencies takes them."""
+        ranks = {rank_axis(layer, rank.method): rank.rank for layer, rank in self.ranks.items()}
+        return {name: len(units) for name, units in self.cut.items()} | ranks
 
     @property
     def factors(self) -> list[Factored]:
@@ -160,7 +167,7 @@ def plan_in_time(
     for _ in range(TRIES):
         plan = make_plan(graph, curves, replace(budget, latency_ms=asked), solver, limits, latency)
         small = factorize_(smaller(graph, graph.model, record_of(graph, plan.kept)), plan.factors, blank=True)
-        found = compare_latency(latency, graph, small, plan.costs["latency_ms"], rounds=ROUNDS)
+        found = compare_latency(latency, graph, small, plan.widths, rounds=ROUNDS)
         over = found.after.median / budget.limit("latency_ms", found.before.median)
         if over <= 1:
             break

@@ -152,7 +152,8 @@ class Result:
         stays = survivors(self.graph.provenance, record.cuts)
         rows = [_layer(layer, state[safe(layer.weight)].shape, stays, self) for layer in self.graph.layers]
         factors = {factored.layer: factored for factored in record.factors}
-        return [row | _rank(factors.get(row["layer"]), row, self) for row in rows]
+        ms = self.latency.layers if self.latency else {}
+        return [row | _rank(factors.get(name := row["layer"]), row, self) | {"ms": ms.get(name)} for row in rows]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as what JSON can hold. ``run`` alone differs between equal runs."""
@@ -166,6 +167,7 @@ class Result:
             "cost": {"before": self.dense_cost.to_dict(), "after": self.cost.to_dict(), "ratio": self.ratio,
                      "not_counted": list(self.dense_cost.not_counted)},
             "predicted_degradation": self.plan.degradation, "predicted_cost": dict(self.plan.costs),
+            "predicted_latency_ms": [self.latency.dense, self.latency.predicted] if self.latency else None,
             "searched": self.searched.to_dict() if self.searched else None,
             "curves": curves, "front": self.front.to_dict(self.plan) if self.front else None,
             "layers": self.layers(),
@@ -184,13 +186,14 @@ class Result:
         }  # fmt: skip
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer: widths, MACs and repair error before and after."""
+        """One row a layer: widths, MACs, repair error and, where they were budgeted, milliseconds, before and after."""
         import pandas as pd
 
+        timed = ("ms",) if self.latency else ()
         rows = []
         for layer in self.layers():
-            pairs = {f"{key} {when}": value for key in ("in", "out", "macs", "params")
-                     for when, value in zip(("before", "after"), layer[key], strict=True)}  # fmt: skip
+            pairs = {f"{key} {when}": value for key in ("in", "out", "macs", "params", *timed)
+                     for when, value in zip(("before", "after"), layer[key] or (None, None), strict=True)}  # fmt: skip
             error = dict(zip(("error", "error repaired"), layer["error"] or (None, None), strict=True))
             rank = " ".join(map(str, layer["rank"].values())) if layer["rank"] else ""
             rows.append({"layer": layer["layer"], "kind": layer["kind"], "rank": rank, **pairs, **error})
@@ -276,7 +279,7 @@ def compare(
     return Result(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
-        source, left, compare_latency(table, graph, small, plan.costs["latency_ms"]) if table else None,
+        source, left, compare_latency(table, graph, small, plan.widths) if table else None,
         front,
     )  # fmt: skip
 

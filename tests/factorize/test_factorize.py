@@ -186,8 +186,12 @@ def test_errors_of_all_ranks_are_those_to_expect(seed: int, method: Method) -> N
             assert seen == pytest.approx(float(errors[rank - 1, 1]), abs=1e-6 * whole)
         else:
             error, into = output_error(method, some.weight, some.metric, rank)
-            start = float(error(bilinear.directions(error.weight)[:, None, :into])[0].sum())
-            assert float(errors[rank - 1, 0]) == pytest.approx(left * start, abs=1e-7 * whole)
+            start = bilinear.directions(error.weight)[:, :into]
+            difference = error.weight - bilinear.composed((start, error.best(start[:, None])[:, 0]))
+            lost = error_of(difference, error.metric)
+            assert float(errors[rank - 1, 0]) == pytest.approx(left * lost, abs=1e-7 * whole)
+            seen = error_of(torch.einsum("gouj,gon->gnuj", difference, through), error.metric)
+            assert float(errors[rank - 1, 1]) == pytest.approx(left * seen, abs=1e-6 * whole)
     fitted = error_of(some.weight - compose(method.factors(some.weight, middle, some.metric)), some.metric)
     assert fitted <= errors[middle - 1, 0] + 1e-7 * whole
 

@@ -41,15 +41,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the model that is timed, and the groups on which it depends."""
+    """One operation of the model that is timed, the groups on which it depends, and its layer.
+
+    The layer is that of the graph whose weight it has, else the module that calls it.
+    """
 
     node: Node
     groups: tuple[str, ...]
-
-    @property
-    def layer(self) -> str:
-        """The module that calls it, for people."""
-        return layer_of(self.node) or self.node.name
+    layer: str
 
     @property
     def row(self) -> Row:
@@ -75,11 +74,13 @@ class Bench:
     def operations(self) -> tuple[list[Operation], tuple[str, ...]]:
         """What is timed, and the names of those that depend on widths in a way no table holds."""
         found, skipped = [], []
+        layers = {layer.node: layer.name for layer in self.graph.layers}
         for node in self.graph.program.nodes:
             groups = self.groups_of(*node.all_input_nodes, node)
             if self._moves_nothing(node):
                 continue
-            operation = Operation(node, groups if len(groups) <= COUPLED else ())
+            layer = layers.get(node.name) or layer_of(node) or node.name
+            operation = Operation(node, groups if len(groups) <= COUPLED else (), layer)
             if groups and not operation.groups:
                 skipped.append(operation.layer)
             try:

@@ -85,7 +85,7 @@ class LatencyTable:
         return found
 
     @cached_property
-    def _by_layer(self) -> dict[str, list[LayerLatency]]:
+    def _operations(self) -> dict[str, list[LayerLatency]]:
         """The operations of each layer, in the order they run."""
         found: dict[str, list[LayerLatency]] = {}
         for layer in self.layers:
@@ -99,12 +99,22 @@ class LatencyTable:
     def _more(self, axis: str) -> int:
         """How many operations a split runs more than the layer."""
         stages = self._by_axis[axis]
-        return len(stages) - len(self._by_layer[stages[0].layer])
+        return len(stages) - len(self._operations[stages[0].layer])
 
     def at(self, widths: Mapping[str, int]) -> float:
         """Predicted milliseconds where groups keep so many units and layers have such ranks, the others all.
 
         ``{"conv1": 32, "conv2/tucker": 24}``: the units of a group, and the rank of a layer by a method.
+
+        Raises
+        ------
+        ValueError
+            A rank was not measured, or is above those that make the layer cheaper.
+        """
+        return self.fixed + sum(self.by_layer(widths).values())
+
+    def by_layer(self, widths: Mapping[str, int]) -> dict[str, float]:
+        """Of what ``at`` predicts the part of each layer whose time depends on widths or ranks, in the order they run.
 
         Raises
         ------
@@ -123,10 +133,12 @@ class LatencyTable:
                     f"{name} was measured up to the rank {most}, above which it costs more than the layer; "
                     f"{widths[name]} is not known"
                 )
-        split = {self._by_axis[name][0].layer for name in splits}
-        parts = [part for name in splits for part in self._by_axis[name]]
-        parts += [layer for layer in self.layers if layer.layer not in split]
-        return self.fixed + self.scale * sum(p.at(widths) for p in parts) + self.call * sum(map(self._more, splits))
+        split = {self._by_axis[name][0].layer: name for name in splits}
+        found = {}
+        for layer, whole in self._operations.items():
+            parts, more = (self._by_axis[axis], self._more(axis)) if (axis := split.get(layer)) else (whole, 0)
+            found[layer] = self.scale * sum(part.at(widths) for part in parts) + self.call * more
+        return found
 
     def resource(self, choices: Sequence[Choice], ladders: Sequence[Ladder], limit: float) -> Resource:
         """The times as a resource of an allocation problem.
@@ -140,7 +152,7 @@ class LatencyTable:
         place = {choice.name: number for number, choice in enumerate(choices)}
         by_layer = {ladder.layer: ladder for ladder in ladders}
         constant, terms = self.fixed, []
-        for name, parts in self._by_layer.items():
+        for name, parts in self._operations.items():
             for some in [parts] if name in by_layer else [[part] for part in parts]:
                 groups = dict.fromkeys(group for part in some for group in part.groups if group in place)
                 options = {group: choices[place[group]].options for group in groups}

@@ -99,9 +99,15 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class Latency:
-    """What a table predicted for a smaller model, and what the original and that model take, measured in turn."""
+    """What a table predicts for a smaller model, and what the original and that model take, measured in turn.
+
+    ``layers`` are the milliseconds of each layer before and after, as predicted; those are left out whose time depends
+    on no width and no rank. ``dense`` is what the table says of the original.
+    """
 
     predicted: float
+    dense: float
+    layers: Mapping[str, tuple[float, float]]
     before: Timing
     after: Timing
     place: Mapping[str, Any]
@@ -118,9 +124,11 @@ class Latency:
 
 
 def compare_latency(
-    table: LatencyTable, graph: ChannelGraph, small: nn.Module, predicted: float, rounds: int = 8 * ROUNDS
+    table: LatencyTable, graph: ChannelGraph, small: nn.Module, widths: Mapping[str, int], rounds: int = 8 * ROUNDS
 ) -> Latency:
     """Time the original and a smaller model as the table was measured: same device, threads, batch and engine.
+
+    ``widths`` are the smaller model's, as the table takes them.
 
     Raises
     ------
@@ -133,7 +141,9 @@ def compare_latency(
     with steady(table.place["threads"]):
         calls = [[Call(model, inputs.args, inputs.kwargs)] for model in models]
         (before,), (after,) = timed([partial(list, some) for some in calls], engine, rounds)
-    return Latency(predicted, Timing.of(before), Timing.of(after), table.place)
+    full, left = table.by_layer({}), table.by_layer(widths)
+    layers = {layer: (ms, left[layer]) for layer, ms in full.items()}
+    return Latency(table.at(widths), table.at({}), layers, Timing.of(before), Timing.of(after), table.place)
 
 
 def _place(

@@ -17,8 +17,9 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
     layers = result["layers"]
     totals = tuple(sum(layer["macs"][side] for layer in layers) for side in (0, 1))
     top = max((layer["macs"][0] for layer in layers), default=0)
-    rows = [_layer(layer, place, strips, totals, top) for layer in layers]
-    return {"rows": rows, "refinement": _refinement(result.get("refinement"))}  # older results have none
+    timed = result.get("predicted_latency_ms")  # older results have none
+    rows = [_layer(layer, place, strips, totals, top, timed) for layer in layers]
+    return {"rows": rows, "timed": bool(timed), "refinement": _refinement(result.get("refinement"))}  # nor this
 
 
 def _refinement(refined: Mapping[str, Any] | None) -> str:
@@ -43,9 +44,9 @@ def _layer(
     strips: Mapping[str, str],
     totals: Sequence[int],
     top: int,
+    timed: Sequence[float] | None,
 ) -> dict[str, Any]:
     macs, error = layer["macs"], layer["error"] or (None, None)
-    shares = [part / total if total else None for part, total in zip(macs, totals, strict=True)]
     return {
         "index": place.get(layer["group_out"]),
         "name": layer["layer"],
@@ -55,10 +56,15 @@ def _layer(
         "strip": strips.get(layer["group_out"], ""),
         "bars": bars.pair(macs[0], macs[1], top),
         "macs": _change(macs, units.si),
-        "share": _change(shares, units.percent),
+        "share": _change(_shares(macs, totals), units.percent),
         "params": _change(layer["params"], units.si),
+        "share_ms": _change(_shares(layer.get("ms") or (None, None), timed or (None, None)), units.percent),
         "error": _change(error, units.percent),
     }
+
+
+def _shares(parts: Sequence[float | None], wholes: Sequence[float | None]) -> list[float | None]:
+    return [part / whole if part is not None and whole else None for part, whole in zip(parts, wholes, strict=True)]
 
 
 def _kind(layer: Mapping[str, Any]) -> str:

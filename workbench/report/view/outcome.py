@@ -9,28 +9,39 @@ from workbench.report import units
 from workbench.report.figures import bars
 from workbench.report.view import words
 
+LATENCY = "predicted_latency_ms"
+
 
 def view(result: Mapping[str, Any]) -> dict[str, Any]:
     """The headline, the score's card and one card a cost."""
-    model, costs = result["model"], result["cost"]
+    model, costs = result["model"], _costs(result)
+    most = max(1.0, *(ratio for *_, ratio in costs.values() if ratio is not None))  # more activations, say
     return {
         "name": model["name"],
         "class": model["class"] if model["class"] != model["name"] else "",
         "budget": words.budget(result["budget"]),
         "met": result["target_met"],
-        "headline": _headline(result),
+        "headline": _headline(result, costs),
         "score": _score(result["score"]),
         "expected": _expected(result),
-        "costs": [_cost(key, costs) for key in costs["ratio"]],
+        "costs": [_cost(key, *cost, most) for key, cost in costs.items()],
     }
 
 
-def _headline(result: Mapping[str, Any]) -> dict[str, str]:
-    ratios, score = result["cost"]["ratio"], result["score"]
-    limited = [key for key in result["budget"] if key in ratios] or list(ratios)
+def _costs(result: Mapping[str, Any]) -> dict[str, tuple[float, float, float | None]]:
+    """Each cost before and after, and the share that is left."""
+    counted, timed = result["cost"], result.get(LATENCY)  # older results have none
+    costs = {key: (counted["before"][key], counted["after"][key], ratio) for key, ratio in counted["ratio"].items()}
+    return {LATENCY: (*timed, timed[1] / timed[0])} | costs if timed else costs
+
+
+def _headline(result: Mapping[str, Any], costs: Mapping[str, tuple[float, float, float | None]]) -> dict[str, str]:
+    score = result["score"]
+    limited = [key for key in costs if key.removeprefix("predicted_") in result["budget"]] or list(costs)
+    *_, kept = costs[limited[0]]
     return {
         "cost": words.cost_noun(limited[0]),
-        "kept": units.percent(ratios[limited[0]]),
+        "kept": units.percent(kept),
         "score": score["name"],
         "before": units.score(score["before"]),
         "after": units.score(score["after"]),
@@ -76,13 +87,11 @@ def _meaning(interval: tuple[float, float] | None) -> str:
     return "The interval holds zero: the difference may be chance."
 
 
-def _cost(key: str, costs: Mapping[str, Any]) -> dict[str, Any]:
-    before, after = costs["before"][key], costs["after"][key]
-    most = max(1.0, *(ratio for ratio in costs["ratio"].values() if ratio is not None))  # more activations, say
+def _cost(key: str, before: float, after: float, ratio: float | None, most: float) -> dict[str, Any]:
     return {
         "name": words.cost_name(key),
         "before": words.cost_value(key, before),
         "after": words.cost_value(key, after),
-        "kept": units.percent(costs["ratio"][key]),
+        "kept": units.percent(ratio),
         "figure": bars.pair(before, after, most * (before or 0)),
     }

@@ -15,6 +15,7 @@ _COSTS = {
     "peak_bytes": ("Peak memory", "peak memory", "B"),
     "size_bytes": ("Parameters and buffers", "parameters and buffers", "B"),
     "latency_ms": ("Latency", "latency", "ms"),
+    "predicted_latency_ms": ("Predicted latency", "predicted latency", "ms"),
 }
 
 
@@ -35,7 +36,7 @@ def cost_noun(key: str) -> str:
 
 def cost_value(key: str, value: float | None) -> str:
     """A cost with its unit."""
-    if key == "latency_ms":
+    if _words(key)[2] == "ms":
         return units.seconds(None if value is None else value / 1000)
     return units.si(value, _words(key)[2])
 
