@@ -113,6 +113,30 @@ def test_a_plan_that_is_none_of_them_is_shown_among_them(study: wb.Study) -> Non
     assert view(study.compress(wb.Budget(params=0.6)).to_dict())["front"]["chosen"] is None  # of another cost
 
 
+def test_a_result_brings_a_front_of_its_own(study: wb.Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the resource that its plan was for; not where there are several or no curves, or the solver takes too long."""
+    again = wb.Study(study.model, study.example_inputs, calibration=study.calibration, refinement=None)
+    by_hand = again.by_hand({"2": wb.Ratio(0.5)})
+    assert again.compress(by_hand).front is None
+    limits = wb.Limits(pinned={"0": 6})
+    result = again.compress(wb.Budget(params=0.6, multiple=2), limits=limits)
+    front = result.front
+    assert front is not None
+    assert (front.resource, front.multiple, len(front)) == ("params", 2, 20)
+    assert {plan.options["0"] for plan in front} == {6}
+    best = min((plan for plan in front if plan.costs["params"] >= result.cost.params), key=lambda p: p.costs["params"])
+    assert best.degradation <= result.plan.degradation
+    assert (beside := again.compress(by_hand).front) is not None  # now that there are curves
+    assert beside.resource == "macs"
+    assert again.compress(wb.Budget(params=0.9, macs=0.7)).front is None
+    monkeypatch.setattr(Front, "of", late)
+    assert again.compress(result.plan).front is None
+
+
+def late(*_: Any) -> None:
+    raise TimeoutError
+
+
 def test_the_slider_solves_anew(study: wb.Study) -> None:
     pytest.importorskip("ipywidgets", reason="pip install 'workbench[notebook]'")
     explorer = study.explore(multiple=2)

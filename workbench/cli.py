@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 LIMITS = ("minimum", "keep", "pin", "forbid", "tie")  # options of compress
 ROWS = {"macs": "MACs", "params": "parameters", "activation_bytes": "activations, B", "size_bytes": "size, B"}
-PLANS = 20  # of the front in a report
 OUT = "folder for weights, plan.json, report.html and result.json"
 WRONG_PATH = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
@@ -215,8 +214,6 @@ def compress(given: argparse.Namespace) -> int:
     if given.mode == "measured":
         study.sensitivity(given.mode)  # for the report: finer than the plan needs
     plan = study.allocate(budget, limits=limits, mode=given.mode)
-    if len(budget.amounts) == 1:
-        study.front(next(iter(budget.amounts)), PLANS, multiple=budget.multiple, limits=limits)  # for the report
     result = study.compress(study.refine(plan, given.evaluations) if given.evaluations else plan)
     result.save(given.out)
     _print_result(result, given)

@@ -14,6 +14,7 @@ from workbench import drawing
 from workbench.allocate import Allocation, Cheapest, Exact, Problem, front, solve
 from workbench.allocate.budget import RESOURCES, Budget, Multiple
 from workbench.allocate.exact import with_budget
+from workbench.allocate.solve import EXACT
 from workbench.cost.latency import LatencyTable
 from workbench.graph.trace import ChannelGraph
 from workbench.limits import Limits
@@ -82,7 +83,9 @@ class Front:
     plans: tuple[Allocation, ...]
 
     @classmethod
-    def of(cls, choosable: Choosable, curves: SensitivityCurves, budgets: int | Sequence[float]) -> Front:
+    def of(
+        cls, choosable: Choosable, curves: SensitivityCurves, budgets: int | Sequence[float], solver: Exact = EXACT
+    ) -> Front:
         """In one sweep, for these shares, or for so many in equal steps from the least that can be reached to all.
 
         Raises
@@ -98,7 +101,7 @@ class Front:
             shares = tuple(np.linspace(choosable.least, 1.0, budgets).tolist())
         else:
             shares = tuple(sorted(budgets))
-        plans = front(choosable.problem, choosable.resource, [*map(choosable.limit, shares)])
+        plans = front(choosable.problem, choosable.resource, [*map(choosable.limit, shares)], solver)
         units = {curve.group: curve.units for curve in curves}
         return cls(
             choosable.resource, choosable.budget.multiple, choosable.dense, curves.metric, curves.baseline, units,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from workbench.allocate import Solver, Unreachable
+from workbench.allocate import Exact, Solver, Unreachable
 from workbench.allocate.budget import Budget, Multiple
 from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Evaluate = Evaluation | Callable[[nn.Module], Any]
 BUDGETS = tuple(Budget(macs=share) for share in (0.75, 0.5, 0.3))  # what people ask for first
+BESIDE = 20  # budgets of the front beside a result
 
 
 class Study:
@@ -260,7 +261,7 @@ class Study:
         self, resource: str = "macs", budgets: int | Sequence[float] = 100, *, multiple: Multiple = 1,
         limits: Limits = Limits(),
     ) -> Front:  # fmt: skip
-        """The best plans for many budgets of one resource, solved in one sweep; results made later report it.
+        """The best plans for many budgets of one resource, solved in one sweep; results made later report this front.
 
         Parameters
         ----------
@@ -354,8 +355,18 @@ class Study:
             table = self.latency if plan.budget.latency_ms is not None else None
             return compare(
                 self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, self._dense, left, table,
-                self._front,
+                self._beside(plan),
             )  # fmt: skip
+
+    def _beside(self, plan: Plan) -> Front | None:
+        """What else was possible: the front that was asked for, or a coarse one of the resource that the plan was for."""
+        if self._front is not None or self._curves is None or len(plan.budget.amounts) != 1:
+            return self._front
+        (resource,) = plan.budget.amounts
+        choosable = self._choosable(resource, plan.budget.multiple, plan.limits)
+        with suppress(TimeoutError):  # a report can do without
+            return Front.of(choosable, self._curves, BESIDE, Exact(time_limit_s=1.0))
+        return None
 
     def _dense(self, evaluate: Evaluate) -> np.ndarray:
         """The original's scores, which are the same for every plan."""
