@@ -359,7 +359,7 @@ class Study:
             )  # fmt: skip
 
     def _beside(self, plan: Plan) -> Front | None:
-        """What else was possible: the front that was asked for, or a coarse one of the resource that the plan was for."""
+        """What else was possible: the front that was asked for, or a coarse one of the resource the plan is for."""
         if self._front is not None or self._curves is None or len(plan.budget.amounts) != 1:
             return self._front
         (resource,) = plan.budget.amounts
