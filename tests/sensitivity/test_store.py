@@ -274,7 +274,8 @@ def test_killed_it_goes_on_to_the_same_curves(tmp_path: Path, whole: tuple[str, 
 
 
 FORKS = """
-import json, os, signal, sys, time, torch
+import json, os, signal, sys, threading, time, torch
+from tqdm import tqdm
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
@@ -285,6 +286,7 @@ parts, folder = slow_parts(), Path(sys.argv[1])
 def run(name, after=None):
     pid = os.fork()
     if pid == 0:
+        tqdm.set_lock(threading.RLock())  # its own is shared by all forks, and stays locked where its holder is killed
         try:
             found = json.dumps(Search(*parts, store=folder / name).run("measured").to_dict())
             (folder / f"{name}.json").write_text(found)
