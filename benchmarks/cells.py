@@ -100,7 +100,7 @@ def _mean(rows: Sequence[Row], original: np.ndarray) -> Row:
     return {
         "seeds": len(rows), "macs_ratio": max(row["macs_ratio"] for row in rows),
         "accuracy": float(np.mean([row["accuracy"] for row in rows])), "original": float(original.mean()),
-        "loss": 100 * float(lost.mean()), "interval": _interval(lost),
+        "loss": 100 * float(lost.mean()), "interval": interval(lost),
         "cpu_seconds": float(np.mean([row["cpu_seconds"] for row in rows])),
     }  # fmt: skip
 
@@ -115,7 +115,7 @@ def lead(store: Store, network: str, target: float, methods: Sequence[str], peer
     ours, theirs = known[method], known[peer]
     return {
         "network": network, "target": target, "method": method, "peer": peer,
-        "points": 100 * float((ours - theirs).mean()), "interval": _interval(ours - theirs),
+        "points": 100 * float((ours - theirs).mean()), "interval": interval(ours - theirs),
     }  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _hits(store: Store, network: str, target: float, method: str) -> np.ndarray 
     return np.mean(found, axis=0) if found else None
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def interval(values: np.ndarray) -> list[float]:
     """Of the mean, in points: 95 % by a bootstrap over the samples."""
     draws = np.random.default_rng(0)
     means = [values[draws.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,27 @@ def test_workers_and_dask_make_the_same_bytes(done: Done, tmp_path: Path) -> Non
         _, events = batch(tmp_path / "dask", BOTH, executor=executor)
     assert compared(tmp_path / "dask") == expected
     assert [event["event"] for event in events].count("run_finished") == 4
+
+
+def test_a_lost_worker_changes_only_time(done: Done, tmp_path: Path) -> None:
+    """The one that is in the middle of a search is killed."""
+    with dask_executor("local", 2) as executor, ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(lose_a_worker, tmp_path)
+        _, events = batch(tmp_path, BOTH, executor=executor)
+        assert killed.result() > 0
+    assert compared(tmp_path) == compared(done[0])
+    assert [event["event"] for event in events].count("run_finished") == 4
+
+
+def lose_a_worker(out: Path) -> int:
+    """Kills a worker as soon as its search has something to show for it."""
+    psutil = pytest.importorskip("psutil")  # comes with distributed
+    while not any(path.stat().st_size > 2000 for path in (out / "searches").glob("*/search.jsonl")):
+        time.sleep(0.02)
+    (inside, *_) = (p for p in psutil.Process().children(recursive=True) if "workbench.batch.work" in p.cmdline())
+    worker = inside.parent()
+    worker.kill()
+    return int(worker.pid)
 
 
 def test_two_clusters_of_one_machine_do_not_meet() -> None:
