@@ -295,6 +295,31 @@ def test_shares(small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("| network | shares | 0% zeros | 50% zeros |")
 
 
+def test_solvers(small_zoo: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The wider network computes the same; the exact plan is never the worst predicted, and no one is too large."""
+    solvers = load("solvers")
+    small, wider, x = wb.zoo.load("vgg"), solvers.wider(), wb.data.fashion_mnist("test")[0]
+    assert wider.features[7].weight.shape == (24, 4, 3, 3)
+    torch.testing.assert_close(wider(x), small(x), atol=1e-5, rtol=1e-4)
+    asked = ["--networks", "vgg", solvers.WIDER, "--targets", "0.5", "--store", str(tmp_path / "cells.jsonl")]
+    solvers.main(asked)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["solver"] for row in rows] == ["exact", "greedy", "uniform"] * 2
+    for exact, *others in (rows[:3], rows[3:]):
+        assert exact["exact_leads"] == 0
+        assert all(exact["predicted"] <= row["predicted"] for row in others)
+        assert all(row["macs_ratio"] <= 0.5 for row in (exact, *others))
+    solvers.main([*asked, "--markdown"])
+    assert capsys.readouterr().out.startswith("| network | MACs | exact | greedy | uniform |")
+
+
+@pytest.mark.slow
+def test_overhead(capsys: pytest.CaptureFixture[str]) -> None:
+    load("overhead").main([])
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["evaluations"] for row in rows] == [999] * 3  # a point that failed would be missing
+
+
 class Sentences(torch.nn.Module):
     """As small as an embedder can be."""
 
