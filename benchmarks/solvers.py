@@ -110,7 +110,7 @@ def _cell(row: Row) -> str:
     if row["solver"] == "exact":
         return f"{row['accuracy']:.2%}"
     low, high = row["interval"]
-    return f"{-row['exact_leads']:+.2f} [{-high:+.2f}, {-low:+.2f}]"
+    return f"{-row['exact_leads']:+z.2f} [{-high:+z.2f}, {-low:+z.2f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

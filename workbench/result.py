@@ -8,7 +8,8 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from workbench import drawing
 from workbench.allocate.budget import COUNTED
@@ -264,7 +266,7 @@ def compare(
     graph: ChannelGraph, plan: Plan, applied: Applied, test: Evaluation | Callable[[nn.Module], Any], source: Source,
     curves: SensitivityCurves | None, evaluate: Evaluation | Callable[[nn.Module], Any] | None,
     dense: Callable[[Any], np.ndarray], left: Sequence[Left] = (), table: LatencyTable | None = None,
-    front: Front | None = None,
+    front: Front | None = None, progress: bool = False,
 ) -> Result:  # fmt: skip
     """Verify, count and score what ``apply`` made.
 
@@ -272,10 +274,11 @@ def compare(
     the original's scores by an evaluation.
     """
     small = applied.model
-    score = Score.of(name_of(test), dense(test), scores_of(test, graph.model, small))
+    scored = partial(scores_of, dense=graph.model, small=small, progress=progress)
+    score = Score.of(name_of(test), dense(test), scored(test))
     searched = score if evaluate is test else None
     if evaluate is not None and evaluate is not test:
-        searched = Score.of(name_of(evaluate), dense(evaluate), scores_of(evaluate, graph.model, small))
+        searched = Score.of(name_of(evaluate), dense(evaluate), scored(evaluate))
     return Result(
         small, plan, score, searched, count(small, graph.sample(2)),
         graph.cost(), verify(graph, small, graph.inputs), graph, applied.repairs, applied.refined, curves,
@@ -284,10 +287,15 @@ def compare(
     )  # fmt: skip
 
 
-def scores_of(test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module) -> np.ndarray:
+def scores_of(
+    test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module, progress: bool = False
+) -> np.ndarray:
     """The scores of a model, of which some compare it with the original."""
+    which = "original" if small is dense else "smaller"
+    if progress and isinstance(test, Evaluation):
+        test = replace(test, batches=tqdm(test.batches, f"score {which}", unit="batch"))
     if not isinstance(test, Fidelity):
-        return whole_score(test, small, "original" if small is dense else "smaller")
+        return whole_score(test, small, which)
     scores = []
     with evaluating(dense), evaluating(small), torch.no_grad():
         for batch in test.batches:

@@ -355,7 +355,7 @@ class Study:
             table = self.latency if plan.budget.latency_ms is not None else None
             return compare(
                 self.graph, plan, applied, self.test, self._source(), self._curves, evaluate, self._dense, left, table,
-                self._beside(plan),
+                self._beside(plan), self.progress,
             )  # fmt: skip
 
     def _beside(self, plan: Plan) -> Front | None:
@@ -371,7 +371,7 @@ class Study:
     def _dense(self, evaluate: Evaluate) -> np.ndarray:
         """The original's scores, which are the same for every plan."""
         if id(evaluate) not in self._scores:
-            self._scores[id(evaluate)] = evaluate, scores_of(evaluate, self.model, self.model)
+            self._scores[id(evaluate)] = evaluate, scores_of(evaluate, self.model, self.model, self.progress)
         return self._scores[id(evaluate)][1]
 
     def _source(self) -> Source:
