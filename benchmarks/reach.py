@@ -150,7 +150,7 @@ def _transformers(name: str) -> Case:
 ZOOS = {"torchvision": torchvision_cases, "timm": timm_cases, "transformers": transformers_cases}
 
 
-def measure(make: Callable[[], Case], precise: bool = True) -> dict[str, Any]:
+def measure(make: Callable[[], Case]) -> dict[str, Any]:
     """One model: its outcome, and what it cost to find out."""
     warnings.simplefilter("ignore")
     torch.manual_seed(0)

@@ -140,7 +140,7 @@ private:
     void descend() {
         for (;;) {
             const Move move = best_descent(1e-12 * at_.values()[0]);
-            if (move.variable < 0) return;
+            if (move.variable < 0 || guard_.expired()) return;
             at_.move(move.variable, move.option);
         }
     }
@@ -151,6 +151,7 @@ private:
         const int before = at_.plan()[variable];
         for (int o = 0; o < graph_.sizes[variable]; ++o) {
             const double loss = at_.change(0, variable, o);
+            if (guard_.expired()) return false;
             if (o == before || loss < 0) continue;
             at_.move(variable, o);
             const Move second = best_descent(loss + least);

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from tests.models import BY_NAME
 from workbench import trace
@@ -117,6 +118,11 @@ def test_data_is_known_by_its_content() -> None:
         (["images"], TypeError, "model inputs are a tensor, a tuple .* or a dict .*, not str"),
         (None, TypeError, "the calibration data is a NoneType; give a list, a DataLoader"),
         (7, TypeError, "the calibration data is a int; give a list, a DataLoader"),
+        (
+            DataLoader(TensorDataset(torch.arange(64.0)[:, None]), 16, shuffle=True, collate_fn=lambda some: some[0]),
+            ValueError,
+            r"the calibration data yields other batches each time it is gone over, .*; give shuffle=False, or list",
+        ),
         ([torch.full((8, 3), torch.nan)], ValueError, "the calibration data holds nan .*batch 0.*; "),
     ],
 )

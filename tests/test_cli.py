@@ -217,7 +217,7 @@ def test_export(compressed: Path, tmp_path: Path, capsys: Capture, monkeypatch: 
     assert one["int8"]["score"] == "test accuracy"
     assert list(one["int8"]["scores"]) == ["original", "float", "int8"]
     assert one["int8"]["error"] < 0.1
-    monkeypatch.setattr("workbench.deploy.onnx.NEEDS", ("onnx_of_another_world",))
+    monkeypatch.setattr("workbench.extras.ONNX", ("onnx_of_another_world",))
     assert cli.main(arguments) == cli.FAILED
     assert said(capsys) == "ONNX needs onnx_of_another_world; pip install 'workbench[onnx]'"
 

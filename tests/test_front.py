@@ -69,6 +69,7 @@ def test_given_shares_multiples_and_limits(study: wb.Study) -> None:
     ("budgets", "error", "words"),
     [
         (1, ValueError, "a front of 1 budgets is none"),
+        ([], ValueError, "a front of no budgets is none; give at least one share"),
         ([0.5, 1.5], ValueError, "macs=1.5 is not a share"),
         ([0.001], wb.Unreachable, "out of reach"),
     ],

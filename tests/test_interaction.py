@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench import Budget, Evaluation, Plan, Study
+from workbench import Budget, Evaluation, Methods, Plan, Rank, Study
 from workbench.interaction import SAMPLES
 
 UNITS = 12
@@ -138,6 +138,22 @@ def test_a_plan_of_some_groups_leaves_the_others_whole(known: tuple[Study, Plan,
     some, plan, _ = known
     part = replace(plan, kept={"a": plan.kept["a"]}, units={"a": UNITS}, budget=Budget(macs=0.9))
     assert some.refine(part, evaluations=1).kept["b"] == tuple(range(UNITS))
+
+
+def test_scores_of_plans_by_hand_are_their_own() -> None:
+    """Two ranks may have the same place on a layer's ladder; what one loses is not what the other does."""
+    some = study(methods=Methods(channels=False))
+    plans = [some.by_hand({"mix": Rank("weight_svd", rank)}) for rank in (5, 4)]
+    assert len({plan.places for plan in plans}) < len(plans)
+    seen = [some.refine(plan, evaluations=1).lost for plan in plans]
+    alone = [study().compress(plan).score for plan in plans]
+    assert seen == pytest.approx([score.before - score.after for score in alone], rel=1e-4, abs=1e-9)
+
+
+def test_a_plan_that_changes_what_the_search_may_not() -> None:
+    some = study(ignore=["mix"])
+    with pytest.raises(ValueError, match="the plan changes mix/rank, of which this search knows nothing; leave it out"):
+        some.refine(some.by_hand({"mix": Rank("weight_svd", 3)}))
 
 
 def test_what_cannot_be_refined(known: tuple[Study, Plan, Plan]) -> None:

@@ -49,6 +49,7 @@ def by_hand(graph: ChannelGraph, holds: Callable[[Widths], bool], share: float =
     [
         (Limits(), 1, lambda k: True),
         (Limits(minimum={"2": 0.75}), 1, lambda k: k["2"] >= 5),
+        (Limits(minimum={"5": 0.6}), 1, lambda k: k["5"] >= 3),
         (Limits(minimum={"conv2d": 4}), 1, lambda k: k["0"] >= 4 and k["2"] >= 4),
         (Limits(keep=("0",)), 1, lambda k: k["0"] == 6),
         (Limits(pinned={"5": 2}), 1, lambda k: k["5"] == 2),

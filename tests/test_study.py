@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import workbench as wb
 from tests.models import TOYS, Toy, call
@@ -167,6 +168,15 @@ def test_a_score_that_cannot_be_used_costs_no_search(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Search, "_path", lambda *_: pytest.fail("channels were selected first"))
     with pytest.raises(ZeroDivisionError):
         road(evaluate=lambda model: 1 / 0)[0].compress(wb.Budget(macs=0.5))
+
+
+def test_scores_of_data_in_another_order_each_time() -> None:
+    images = torch.randn(64, 3)
+    loader = DataLoader(TensorDataset(images, images.argmax(1)), 16, shuffle=True)
+    evaluate = wb.Evaluation(loader, lambda output, batch: output.argmax(1).eq(batch[1]), name="right")
+    for option in ("evaluate", "test"):
+        with pytest.raises(ValueError, match=f"^{option}: the data of 'right' yields other batches each time"):
+            wb.Study(nn.Linear(3, 3), images[:1], calibration=images, **{option: evaluate})
 
 
 def test_a_plan_out_of_reach() -> None:

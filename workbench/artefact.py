@@ -29,6 +29,7 @@ from workbench.graph.trace import trace
 from workbench.graph.winnow import cut_model, rebuilt
 from workbench.plan_file import fault_in
 from workbench.reading import read_object
+from workbench.whole import whole_file, write_text
 
 if TYPE_CHECKING:
     from workbench.result import Result
@@ -59,11 +60,13 @@ def save(result: Result, directory: Path) -> Path:
         "aliases": aliases,
     }
     data = result.to_dict()
-    _replace(directory / WEIGHTS, lambda path: save_file(state, path))
-    _replace(directory / REFERENCE, lambda path: save_file(_reference(result), path))
-    _replace(directory / RESULT, lambda path: path.write_text(json.dumps(data, indent=1, allow_nan=False)))
-    _replace(directory / REPORT, lambda path: path.write_text(render(data), encoding="utf-8"))
-    _replace(directory / PLAN, lambda path: path.write_text(json.dumps(plan, indent=1, allow_nan=False)))
+    texts = {RESULT: json.dumps(data, indent=1, allow_nan=False), REPORT: render(data),
+             PLAN: json.dumps(plan, indent=1, allow_nan=False)}  # fmt: skip  # before any file is touched
+    for name, tensors in ((WEIGHTS, state), (REFERENCE, _reference(result))):
+        with whole_file(directory / name) as beside:
+            save_file(tensors, beside)
+    for name, text in texts.items():
+        write_text(directory / name, text)
     return directory
 
 
@@ -236,10 +239,3 @@ def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
         else:
             aliases[name] = owner
     return distinct, aliases
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write beside the path, then rename: a reader never sees half a file."""
-    beside = path.with_name(f".{path.name}.part")
-    write(beside)
-    os.replace(beside, path)

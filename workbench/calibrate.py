@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from workbench.blocks import Blocks
 from workbench.fisher import FisherFactors, gather_fisher
-from workbench.graph.inputs import Inputs, content_of
+from workbench.graph.inputs import Inputs, check_repeats, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
 from workbench.patches import Patches
@@ -249,7 +249,7 @@ class Batches:
         Raises
         ------
         ValueError
-            It is empty, holds NaN or infinity, or is an iterator that can be read only once.
+            It is empty, holds NaN or infinity, comes in another order each time, or can be read only once.
         TypeError
             It cannot be iterated over.
         """
@@ -267,6 +267,7 @@ class Batches:
                 "the calibration data is a generator that can be read only once; give a list, a DataLoader or any "
                 "object whose iteration starts anew each time"
             )
+        check_repeats(calibration, "the calibration data")
         digest, samples, count = hashlib.sha256(), 0, 0
         for inputs in map(Inputs.of, calibration):
             for tensor in inputs.tensors():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from workbench.graph.inputs import content_of
+from workbench.whole import whole_file
 
 FORMAT = "workbench finetune 1"
 
@@ -34,9 +34,8 @@ def save(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, progres
                 raise ValueError(f"{name} of {kind} is a {type(value).__name__}, not a number; leave checkpoint out")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    save_file(state, beside, metadata={"progress": json.dumps({"format": FORMAT, **progress, "plain": plain})})
-    os.replace(beside, path)
+    with whole_file(path) as beside:
+        save_file(state, beside, metadata={"progress": json.dumps({"format": FORMAT, **progress, "plain": plain})})
 
 
 def load(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, wanted: Mapping[str, Any]) -> list[float]:

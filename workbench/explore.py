@@ -51,11 +51,13 @@ class Explorer:
 
     def _told(self, allocation: Allocation) -> str:
         cost = allocation.costs[self.choosable.resource]
-        proof = "proven best" if allocation.proven else f"at most {allocation.gap or math.nan:.2%} from the best"
+        proof = "" if allocation.gap is None else f" At most {allocation.gap:.2%} from the best."
+        if allocation.proven:
+            proof = " Proven best."
         return (
             f"<p>{self.choosable.resource}: {cost:,.4g} ({cost / self.choosable.dense:.1%} of the original). "
             f"{escape(self.curves.metric)}: {self.curves.baseline - allocation.degradation:.4f} predicted, "
-            f"{self.curves.baseline:.4f} before. {proof}.</p>"
+            f"{self.curves.baseline:.4f} before.{proof}</p>"
         )
 
     def _drawn(self, allocation: Allocation) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+
 
 def need(what: str, modules: Sequence[str], extra: str) -> None:
     """Say which modules of an extra are missing, before any of them is imported.

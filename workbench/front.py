@@ -101,6 +101,8 @@ class Front:
             shares = tuple(np.linspace(choosable.least, 1.0, budgets).tolist())
         else:
             shares = tuple(sorted(budgets))
+            if not shares:
+                raise ValueError("a front of no budgets is none; give at least one share")
         plans = front(choosable.problem, choosable.resource, [*map(choosable.limit, shares)], solver)
         units = {curve.group: curve.units for curve in curves}
         return cls(

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from workbench.evaluation import Evaluation, name_of
+from workbench.graph.inputs import check_repeats
 from workbench.graph.part import check_model
 from workbench.methods import Methods
 
@@ -18,6 +19,8 @@ def check_given(model: Any, evaluate: Any, test: Any, criterion: Any, methods: A
     TypeError
         The model is no module, a score or a criterion cannot be called with what it would be given, or the methods are
         none.
+    ValueError
+        The data of a score comes in another order each time.
     """
     check_model(model)
     for option, given in (("evaluate", evaluate), ("test", test)):
@@ -33,6 +36,8 @@ def check_given(model: Any, evaluate: Any, test: Any, criterion: Any, methods: A
 
 
 def _check_score(option: str, score: Any) -> None:
+    if isinstance(score, Evaluation):
+        check_repeats(score.batches, f"{option}: the data of {name_of(score)!r}")
     function = score.score if isinstance(score, Evaluation) else score
     if not callable(function):
         raise TypeError(f"{option}={score!r} cannot be called; give a function of the model, or a wb.Evaluation")

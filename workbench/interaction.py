@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from workbench.factorize.ladder import LADDER
 from workbench.plan import Plan
 from workbench.sensitivity import Point, Search, SensitivityCurves
 from workbench.sensitivity.candidate import Widths
@@ -40,7 +41,17 @@ def replan(
     choose : the best plan under the same budget for other curves
     lost : how much the score falls on the model that a plan makes
     evaluations : how many models may be scored in all, moves (on ``SAMPLES`` samples) and plans (on all)
+
+    Raises
+    ------
+    ValueError
+        The plan changes what the search may not.
     """
+    if strange := [name for name, _ in plan.places if name not in search.paths]:
+        raise ValueError(
+            f"the plan changes {', '.join(strange)}, of which this search knows nothing; leave it out of the plan, or "
+            "make a study whose methods= and ignore= allow it"
+        )
     known = search.curves()
     groups = [curve for curve in known if not curve.ladder]
     whole = {curve.group: curve.path.kept(curve.units) for curve in groups}
@@ -83,6 +94,19 @@ def _counts(plan: Plan, curves: SensitivityCurves) -> dict[str, int]:
     """What each curve's choice keeps in a plan."""
     places = dict(plan.places)
     return {curve.group: places.get(curve.group, curve.units) for curve in curves}
+
+
+def made_by(search: Search, plan: Plan) -> bool:
+    """Whether a plan is what the search makes of its places: other units and other forms may have the same ones."""
+    for name, units in plan.cut.items():
+        if name not in search.paths or search.paths[name].kept(len(units)) != tuple(units):
+            return False
+    for layer, rank in plan.ranks.items():
+        ladder = search.ladders.get(f"{layer}{LADDER}")
+        form = ladder.form(rank.place) if ladder else None
+        if form is None or (form.method.name, form.rank) != (rank.method, rank.rank):
+            return False
+    return True
 
 
 def _moves(search: Search, plan: Plan, curves: SensitivityCurves, most: int) -> dict[str, list[int]]:

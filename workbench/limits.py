@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, TypeVar
 
 from workbench.allocate import Problem, at_least, forbid, pin, tie
@@ -110,8 +111,8 @@ class Limits:
         """
         for pattern, least in self.minimum.items():
             for name in matching(graph, pattern):
-                units = graph[name].units
-                problem = at_least(problem, name, math.ceil(least * units) if isinstance(least, float) else least)
+                units = least if isinstance(least, int) else math.ceil(Fraction(repr(least)) * graph[name].units)
+                problem = at_least(problem, name, units)
         for pattern, widths in self.forbidden.items():
             for name in matching(graph, pattern):
                 problem = forbid(problem, name, widths)

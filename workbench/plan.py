@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench import drawing
-from workbench.allocate import Allocation, Exact, Solver
+from workbench.allocate import Allocation, Exact, Solver, Unreachable
 from workbench.allocate.budget import Budget
 from workbench.cost.latency import LatencyTable
 from workbench.cost.layer_latency import rank_axis
@@ -161,17 +161,29 @@ def plan_in_time(
     """The plan of ``make_plan`` whose model, timed beside the original, keeps a budget of milliseconds.
 
     A table's predictions are some percent off. Where the model takes longer than it may, the budget is lowered by as
-    much and the plan made anew, at most ``TRIES`` times.
+    much and the plan made anew, at most ``TRIES`` times, or as far as there are widths.
+
+    Raises
+    ------
+    ValueError, Refused, Unreachable
+        As :func:`make_plan`.
     """
-    asked = budget.limit("latency_ms", latency.at({})) / latency.at({})
+    asked = min(1.0, budget.limit("latency_ms", latency.at({})) / latency.at({}))
+    plan: Plan | None = None
     for _ in range(TRIES):
-        plan = make_plan(graph, curves, replace(budget, latency_ms=asked), solver, limits, latency)
+        try:
+            plan = make_plan(graph, curves, replace(budget, latency_ms=asked), solver, limits, latency)
+        except Unreachable:
+            if plan is None:
+                raise
+            break  # the fastest so far is all there is
         small = factorize_(smaller(graph, graph.model, record_of(graph, plan.kept)), plan.factors, blank=True)
         found = compare_latency(latency, graph, small, plan.widths, rounds=ROUNDS)
         over = found.after.median / budget.limit("latency_ms", found.before.median)
         if over <= 1:
             break
         asked *= LOWER / over
+    assert plan is not None  # there is one, or it was raised why not
     return replace(plan, budget=budget)
 
 

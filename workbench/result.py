@@ -25,7 +25,7 @@ from workbench.apply import Applied
 from workbench.cost.count import Cost, count
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import Latency, compare_latency
-from workbench.evaluation import Evaluation, Fidelity, name_of, whole_score
+from workbench.evaluation import Evaluation, Fidelity, check_finite, name_of, whole_score
 from workbench.factorize import Left, folded, form_of, site_of
 from workbench.front import Front
 from workbench.graph.masked import survivors
@@ -301,6 +301,7 @@ def scores_of(
         for batch in test.batches:
             inputs = test.inputs_of(batch)
             scores.append(test.batch_scores(inputs(small), inputs(dense), batch))
+            check_finite(scores[-1], test, which)
     return np.concatenate(scores)
 
 

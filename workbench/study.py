@@ -26,7 +26,7 @@ from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
 from workbench.given import check_given
 from workbench.graph.trace import ChannelGraph, Layer, trace
-from workbench.interaction import replan
+from workbench.interaction import made_by, replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, concerned, free_groups, layers_like, plan_by_hand
 from workbench.methods import Methods
@@ -308,7 +308,7 @@ class Study:
         Raises
         ------
         ValueError
-            Not even the plan can be scored with so many evaluations.
+            Not even the plan can be scored with so many evaluations, or it changes what the search may not.
         """
         if not isinstance(evaluations, int) or evaluations < 1:
             raise ValueError(f"evaluations={evaluations!r} must be a whole number, 1 or more")
@@ -325,9 +325,7 @@ class Study:
             small = apply(self.graph, plan, self.calibration, seed=self.seed).model
             return scores_of(self.evaluate, self.model, small)
 
-        widths = plan.places
-        usual = all(self.search.paths[name].kept(len(units)) == tuple(units) for name, units in plan.cut.items())
-        scores = self.search.measured.applied(widths, score) if usual else score()
+        scores = self.search.measured.applied(plan.places, score) if made_by(self.search, plan) else score()
         return float((self.search.dense - scores).mean())
 
     def _plan(self, plan: Plan | Budget, solver: Solver | None = None, limits: Limits = Limits()) -> Plan:

@@ -41,6 +41,18 @@ def build() -> nn.Module:
     return Net().eval()
 
 
+class Bessel(Net):
+    """Its last operation is one that ONNX has not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j1(super().forward(x))
+
+
+def untranslatable() -> nn.Module:
+    torch.manual_seed(0)
+    return Bessel().eval()
+
+
 def broken() -> nn.Module:
     return Branching()
 

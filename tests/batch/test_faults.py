@@ -14,9 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import workbench as wb
+from tests.batch import shop
 from tests.batch.jobs import SHOP, batch, jobs, shell, whole, written
 from tests.batch.shop import SCRATCH
 from workbench import cli
+from workbench.artefact import replays
 from workbench.batch.events import Announcer, Event
 from workbench.batch.jobfile import read_jobs
 from workbench.batch.process import carry_out
@@ -103,6 +106,23 @@ def test_a_failed_run_is_tried_again_and_then_forgotten(tmp_path: Path, monkeypa
     table, _ = batch(tmp_path / "out", change)
     assert list(table["state"]) == ["done"]
     assert list((tmp_path / "out" / "failed").iterdir()) == []
+
+
+def test_an_export_that_fails_loses_no_result(tmp_path: Path) -> None:
+    table, _ = batch(tmp_path, {**QUICK, "model": f"{SHOP}:untranslatable", "export": ["pt2", "onnx"]})
+    assert list(table["state"]) == ["failed"]
+    assert "bessel_j1" in table["reason"][0]
+    folder = Path(table["folder"][0]).parent  # of its log
+    assert folder.parent == tmp_path / "failed"
+    assert {path.name for path in folder.iterdir()} > {"plan.json", "report.html", "small.pt2", "failure.json"}
+    assert replays(wb.restore(shop.untranslatable(), folder), folder)
+
+
+def test_an_export_that_lacks_its_extra_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.extras.ONNX", ("onnx_of_another_world",))
+    with pytest.raises(ModuleNotFoundError, match=r"needs onnx_of_another_world; pip install 'workbench\[onnx\]'"):
+        batch(tmp_path, {**QUICK, "export": "onnx"})
+    assert not (tmp_path / "searches").exists()
 
 
 def test_a_shell_is_told_by_the_exit_code(tmp_path: Path) -> None:

@@ -192,6 +192,10 @@ def test_it_is_kept_by_what_it_holds_for(graph: ChannelGraph, tmp_path: Path) ->
     assert len(list(tmp_path.glob("latency-*.json"))) == 2
     assert (table.place["batch"], table.place["engine"], table.place["torch"]) == (1, "formula", torch.__version__)
     assert list(table.to_frame()["layer"]) == [layer.layer for layer in table.layers]
+    for file in tmp_path.glob("latency-*.json"):
+        file.write_text(file.read_text()[:100])
+    with pytest.raises(ValueError, match=r"latency-\w+\.json is damaged \(.*\); delete it, and latencies are measured"):
+        measure_latency(graph, engine=engine, rounds=1, store=tmp_path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("flushed", [False, True])
@@ -291,3 +295,5 @@ def test_a_plan_whose_model_is_too_slow_is_made_anew(graph: ChannelGraph, monkey
     met = plan_in_time(graph, curves_of(graph), budget, None, wb.Limits(), table)
     assert real(told) > 0.5 >= real(met) > 0.45
     assert met.budget == budget
+    loose = plan_in_time(graph, curves_of(graph), Budget(latency_ms=3 * truth(64, 48)), None, wb.Limits(), table)
+    assert not loose.cut  # above what all of it takes, in milliseconds

@@ -288,6 +288,10 @@ def test_attention_is_quantised_with_scales_of_the_run(tmp_path: Path) -> None:
     assert exported.int8 is not None
     assert exported.int8.dynamic
     assert 0 < exported.int8.error < 0.05
+    for limit in ({"at_most": 1e-9}, {"size_bytes": 500}):
+        with pytest.raises(ValueError, match=r"the model has attention, .*; at_most= and size_bytes= cannot be kept"):
+            wb.export_onnx(Attends().eval(), x[:1], tmp_path / "y.onnx", int8=wb.Int8(x, **limit))  # type: ignore[arg-type]
+    assert not (tmp_path / "y.onnx").exists()
     nodes = {node.op_type for node in onnx.load(exported.path).graph.node}
     assert "MatMulInteger" in nodes
     assert "dynamic" in repr(exported)

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from tests.models import TOYS, Toy, call, drawn
 from workbench import Budget, Plan, Refinement, trace, verify
+from workbench import sparsify as sp
 from workbench.apply import apply
 from workbench.calibrate import MEMORY, ROWS, Batches
 from workbench.graph.inputs import Inputs
+from workbench.graph.modules import safe
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.reconstruct import RIDGES
 from workbench.refine import refinement
-from workbench.refine.features import Features, scales_of
+from workbench.refine.features import Features, reads, scales_of
 from workbench.refine.optimizer import Moving
 from workbench.refine.refinement import VALUES
 
@@ -182,6 +184,37 @@ def test_a_model_without_derivative_keeps_the_repair_and_says_why() -> None:
     assert applied.refined is not None
     assert not applied.refined.kept
     assert "grad" in applied.refined.failed
+
+
+class Odd(nn.Module):
+    """A layer whose name is none in Python, and one that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("fc-1", nn.Linear(12, 32))
+        self.last = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(input=self.get_submodule("fc-1")(x).relu())
+
+
+def test_layers_of_any_name_take_part_however_they_are_called() -> None:
+    torch.manual_seed(0)
+    model, x = Odd(), torch.randn(256, 12)
+    applied = apply(graph := trace(model, x[:2]), half(graph), [x], refinement=QUICK)
+    assert applied.refined is not None
+    assert not applied.refined.failed
+    model.set_submodule("fc-1", nn.Sequential(nn.Linear(12, 4), nn.Linear(4, 32)))
+    with reads(model, {safe("fc-1")}) as found:
+        model(x)
+    assert torch.equal(found[safe("fc-1")][0], x)
+    assert found["last"][0].shape == (256, 32)
+
+
+def test_criteria_see_layers_that_are_called_by_keyword() -> None:
+    torch.manual_seed(0)
+    masks = sp.prune(Odd(), 0.5, sp.Rule(sp.Wanda()), calibration=[torch.randn(32, 12)])
+    assert masks["last.weight"].float().mean() == 0.5
 
 
 def test_tokens_are_not_blended_and_can_be_refined() -> None:

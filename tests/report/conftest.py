@@ -59,7 +59,7 @@ def hostile(request: pytest.FixtureRequest, sample: Result) -> tuple[str, Result
     """A hostile text, and the sample with that text wherever a text may come from a user."""
     text = HOSTILE[request.param]
     groups = {group["group"]: f"{text}{index}" for index, group in enumerate(sample["groups"])}
-    keys = {"name", "class", "metric", "data", "what", "reason", "remedy", "failed", "tensor", "kind", "command"}
+    keys = {"name", "class", "metric", "what", "reason", "remedy", "failed", "tensor", "kind", "command"}
     keys |= {"machine", "when", "method", "calibration", "workbench", "fingerprint"}
 
     def spoil(value: Any, key: str = "") -> Any:
@@ -174,7 +174,7 @@ def _layer(drawn: random.Random, group: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(drawn: random.Random, budget: float, names: list[str], units: int) -> dict[str, Any]:
     return {
-        "budget": budget,
+        "budget": {"macs": budget},
         "cost_ratio": budget - 0.01 * drawn.random(),
         "predicted_degradation": drawn.random(),
         "options": {name: drawn.randint(units // 3, units) for name in names},

@@ -126,9 +126,8 @@ def test_it_says(sample: Result, change: Callable[[Result], None], said: str) ->
     assert said in _text(render(sample)).replace("\u00a0", " ")
 
 
-def test_without_curves_and_names_of_data(sample: Result) -> None:
+def test_without_curves(sample: Result) -> None:
     sample["curves"] = None
-    del sample["score"]["data"]
     text = _text(render(sample))
     assert "Where did it come from?" not in text
     assert "10,000 samples." in text

@@ -154,7 +154,7 @@ def test_loss_of_the_chosen_width(kept: int, loss: str) -> None:
             for share, width, value in points
         ],
     }
-    swept = {"metric": "m", "data": "d", "samples": 1, "baseline": 0.0, "groups": [curve]}
+    swept = {"metric": "m", "samples": 1, "baseline": 0.0, "groups": [curve]}
     shown = sensitivity.view({"curves": swept, "groups": [{"group": "a", "units": 32, "kept": list(range(kept))}]})
     assert shown is not None
     assert float(shown["rows"][0]["loss"].replace("\u2013", "nan")) == pytest.approx(

@@ -108,6 +108,27 @@ def test_each_orders_all_units_once_and_the_same_twice(criterion: Criterion, kin
     assert path.least >= 1
 
 
+class Halves(nn.Module):
+    """Of which each half is read by a layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.left, self.right = nn.Conv2d(3, 8, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.make(x).relu().split([4, 4], 1)
+        return self.left(left) + self.right(right)
+
+
+@pytest.mark.parametrize("criterion", ALL, ids=lambda one: type(one).__name__)
+def test_layers_that_read_a_part(criterion: Criterion) -> None:
+    torch.manual_seed(0)
+    graph = trace(Halves().eval(), DATA[:2])
+    (name,) = (group.name for group in graph.exact)
+    view = GroupView.of(graph, name, calibrate(graph, [DATA], needs=needs_of(criterion)))
+    assert sorted(criterion(view).order) == list(range(view.group.units))
+
+
 @pytest.mark.parametrize(
     ("criterion", "scores"),
     [

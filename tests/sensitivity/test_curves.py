@@ -290,6 +290,13 @@ def test_curves_print_themselves() -> None:
     assert "<table" in curves._repr_html_()
 
 
+def test_no_curves_are_an_empty_table() -> None:
+    none = SensitivityCurves("accuracy", 0.9, 100, "sha256:0", ())
+    some = SensitivityCurves("accuracy", 0.9, 100, "sha256:0", (curve({2: 0.5, 6: 0.1}),))
+    assert list(none.to_frame().columns) == list(some.to_frame().columns)
+    assert len(none.to_frame()) == len(none.to_table()) == len(none.ranking()) == 0
+
+
 def test_curves_draw_themselves() -> None:
     import matplotlib as mpl
 

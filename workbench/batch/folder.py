@@ -1,7 +1,7 @@
 """The folder of a batch: finished runs under their names, everything else out of their way.
 
     OUT/RUN/            plan.json, weights, reference, report.html, result.json, job.json, events.jsonl, log.txt
-    OUT/failed/RUN/     failure.json, events.jsonl, log.txt of a run that failed
+    OUT/failed/RUN/     failure.json, events.jsonl, log.txt of a run that failed; the result where only its export did
     OUT/searches/NAME/  what a search has finished, and its log
     OUT/.part/RUN/      a run under way; it is renamed when it is complete
     OUT/index.html, runs.csv, events.jsonl, .lock
@@ -64,12 +64,13 @@ class Folder:
         shutil.rmtree(self.failed(name), ignore_errors=True)
 
     def fail(self, name: str, failure: Mapping[str, Any]) -> Path:
-        """Keep what is known of a run that failed; returns the path of its log."""
+        """Keep what is known of a run that failed, with its result where it is whole; returns the path of its log."""
         part, target = self.part(name), self.failed(name)
         with suppress(OSError):  # of a full disk: the reason is told in any case
             part.mkdir(parents=True, exist_ok=True)
+            whole = (part / "plan.json").exists()  # which a result writes last: the export failed
             for path in part.iterdir():
-                if path.name not in (LOG, EVENTS):
+                if not whole and path.name not in (LOG, EVENTS):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             (part / FAILURE).write_text(json.dumps({"format": FORMAT, **failure}, indent=1))
             shutil.rmtree(target, ignore_errors=True)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench import extras
 from workbench.batch import index, table
 from workbench.batch.events import Announcer, Event, JsonLines, OnEvent
 from workbench.batch.folder import EVENTS, LOG, Folder
@@ -21,6 +22,7 @@ from workbench.batch.lock import locked
 from workbench.batch.process import carry_out
 from workbench.batch.runs import Run, runs_of
 from workbench.batch.task import Task, tasks_of
+from workbench.whole import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +47,13 @@ class Batch:
         ------
         ValueError
             Runs do not fit together, or something else has the name of one.
+        ModuleNotFoundError
+            What is to be exported needs an extra.
         """
         folder, runs = Folder(out), runs_of(jobs)
         left = [run for run in runs if not (resume and folder.done(run))]
+        if any("onnx" in run.export for run in left):
+            extras.need('export = "onnx"', extras.ONNX, "onnx")
         return cls(jobs, folder, tuple(runs), tuple(tasks_of(jobs, runs, left, folder.out)))
 
     def __repr__(self) -> str:
@@ -146,7 +152,7 @@ def carried_out(
         found = _found(batch)
         for name, text in ((CSV, table.to_csv(found)), (PAGE, index.render(found))):
             try:
-                _write(batch.folder.out / name, text)
+                write_text(batch.folder.out / name, text)
             except OSError as error:  # the disk is full: what came of the runs is told in any case
                 announce.lost.append(f"{batch.folder.out / name} cannot be written: {error.strerror}")
         states = [one["state"] for one in found]
@@ -158,7 +164,7 @@ def carried_out(
 
 
 def _make_room(batch: Batch) -> None:
-    """What is to be made anew goes, and what a killed run has left."""
+    """What is to be made anew goes."""
     for task in batch.tasks:
         for one in task.runs:
             if batch.folder.job(one.name) is not None:
@@ -209,10 +215,3 @@ def _found(batch: Batch) -> list[table.Row]:
     found = {one["run"]: one for one in table.rows(batch.folder, [run.name for run in batch.runs])}
     rest = [table.unknown(run.to_dict()) for run in batch.runs if run.name not in found]
     return sorted([*found.values(), *rest], key=lambda one: one["state"] == table.FAILED)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside the path, then rename."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, path)

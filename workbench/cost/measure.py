@@ -29,6 +29,8 @@ from workbench.factorize import sites_of
 from workbench.graph.inputs import Inputs, device_of
 from workbench.graph.trace import ChannelGraph
 from workbench.methods import Methods
+from workbench.reading import read_object
+from workbench.whole import write_text
 
 EAGER = Eager()
 ROUNDS = 3
@@ -88,12 +90,12 @@ def measure_latency(
     place = _place(graph, where, inputs.batch, threads, engine, methods)
     file = Path(store) / f"latency-{_digest(place)}.json" if store is not None else None
     if file is not None and file.is_file():
-        return LatencyTable.from_dict(json.loads(file.read_text()))
+        return LatencyTable.from_dict(read_object(file, "delete it, and latencies are measured again"))
     with steady(threads), torch.no_grad():
         table = _measured(graph, inputs.to(where), where, engine, rounds, methods, place)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(table.to_dict(), allow_nan=False))
+        write_text(file, json.dumps(table.to_dict(), allow_nan=False))
     return table
 
 

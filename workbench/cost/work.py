@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch.fx import Node
 
 from workbench.cost.sizes import Product, Share, Size, multiplied, sizes_of
 from workbench.graph.call import bind, layer_of, op_name
@@ -33,10 +34,7 @@ def works(graph: ChannelGraph) -> list[Work]:
     return found
 
 
-def _dims(node: object, graph: ChannelGraph) -> list[list[Dim]]:
-    from torch.fx import Node
-
-    assert isinstance(node, Node)
+def _dims(node: Node, graph: ChannelGraph) -> list[list[Dim]]:
     op, shapes = op_name(node), graph.provenance.run.shapes
 
     def dims(name: str, *chosen: int) -> list[Dim]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from workbench import extras
 from workbench.deploy.export import Exported, checked, whole_files
 from workbench.deploy.int8 import Int8, Quantized
 from workbench.deploy.quantize import OPSET, Quantizer
 from workbench.deploy.session import Session
 from workbench.errors import Refused
-from workbench.extras import need
 from workbench.graph.exporting import exported, is_free
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
@@ -31,7 +32,6 @@ from workbench.result import command_line
 if TYPE_CHECKING:
     import onnx
 
-NEEDS = ("onnx", "onnxscript", "onnxruntime")
 INLINE = 2**31 - 2**24  # bytes of weights that fit into one protocol buffer
 
 
@@ -68,7 +68,7 @@ def export_onnx(
     >>> export_onnx(nn.Linear(3, 2), torch.randn(1, 3), file, int8=Int8(torch.randn(64, 3))).int8.error < 0.1
     True
     """
-    need("ONNX", NEEDS, "onnx")
+    extras.need("ONNX", extras.ONNX, "onnx")
     if int8 is not None and opset is not None and opset < OPSET:
         raise ValueError(f"opset={opset} has no scale for each channel, which int8 needs; give {OPSET} or more")
     inputs, target = Inputs.of(example_inputs).take(2), Path(path)
@@ -118,6 +118,14 @@ def _output_names(output: Any) -> list[str]:
     return ["output" if not part else part if part[0].isalpha() else f"output_{part}" for part in parts]
 
 
+def _cause(error: BaseException) -> str:
+    """The first line of what lies at the bottom: what is above says how to report it, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _write(program: torch.export.ExportedProgram, path: Path, names: list[str], opset: int | None) -> None:
     options: dict[str, Any] = {} if opset is None else {"opset_version": opset}
     try:
@@ -125,7 +133,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, names: list[str], 
             found = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names, **options)
     except Exception as error:  # the exporter raises anything
         raise Refused(
-            "ONNX", "", f"PyTorch cannot translate the model ({str(error).splitlines()[0]})",
+            "ONNX", "", f"PyTorch cannot translate the model ({_cause(error)})",
             "export_program writes a .pt2, which holds any operation",
         ) from error  # fmt: skip
     assert found is not None

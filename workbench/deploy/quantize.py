@@ -50,10 +50,21 @@ class Quantizer:
         self.fidelity = Fidelity(self.held_out, inputs=_itself, kind="error")
 
     def run(self, target: Path) -> Quantized:
-        """Write the best int8 file, and say what it costs."""
+        """Write the best int8 file, and say what it costs.
+
+        Raises
+        ------
+        ValueError
+            A limit is asked for, and the model has attention.
+        """
         import onnx
 
         dynamic = attends(self.float) if self.int8.dynamic is None else self.int8.dynamic
+        if dynamic and (self.int8.at_most is not None or self.int8.size_bytes is not None):
+            raise ValueError(
+                "the model has attention, whose scales are found in each run; at_most= and size_bytes= cannot be kept "
+                "then: give dynamic=False, or leave them out"
+            )
         if dynamic:
             model, left, steps = self._dynamically()
         else:
@@ -198,8 +209,9 @@ def _sums(array: np.ndarray) -> np.ndarray:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The quantiser warns through the root logger of what it need not."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -115,6 +115,31 @@ def content_of(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def read_by(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer of PyTorch reads, of the arguments that it is called with."""
+    return args[0] if args else kwargs["input"]
+
+
+def check_repeats(batches: Iterable[Any], what: str) -> None:
+    """Read the first batch twice.
+
+    Raises
+    ------
+    ValueError
+        It is another one the second time: what is fitted would be judged by what was fitted, and pairs be none.
+    """
+    first, again = (pytree.tree_leaves(next(iter(batches), None)) for _ in range(2))
+    alike = len(first) == len(again) and all(
+        content_of(one) == content_of(other)
+        for one, other in zip(first, again, strict=True) if isinstance(one, Tensor) and isinstance(other, Tensor)
+    )  # fmt: skip
+    if not alike:
+        raise ValueError(
+            f"{what} yields other batches each time it is gone over, shuffled or augmented at random; give "
+            "shuffle=False, or list(loader)"
+        )
+
+
 def device_of(tensors: Iterable[Tensor]) -> torch.device:
     """Where the first of some tensors is; the processor's memory where there are none."""
     return next((tensor.device for tensor in tensors), torch.device("cpu"))

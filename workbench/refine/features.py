@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from workbench.graph.inputs import Inputs
+from workbench.graph.inputs import Inputs, read_by
 from workbench.graph.masked import survivors
 from workbench.graph.modules import safe
 from workbench.graph.record import Record
@@ -114,10 +114,13 @@ def reads(model: nn.Module, also: Collection[str] = ()) -> Iterator[dict[str, li
     found: dict[str, list[Tensor]] = {}
 
     def hook(name: str) -> Any:
-        return lambda _module, given: found.setdefault(safe(name), []).append(given[0])
+        def watch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.setdefault(safe(name), []).append(read_by(args, kwargs))
 
-    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS) or n in also]
-    handles = [m.register_forward_pre_hook(hook(n)) for n, m in watched]
+        return watch
+
+    watched = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS) or safe(n) in also]
+    handles = [m.register_forward_pre_hook(hook(n), with_kwargs=True) for n, m in watched]
     try:
         yield found
     finally:

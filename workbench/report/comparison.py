@@ -11,6 +11,7 @@ from urllib.parse import quote
 from workbench.report import assets
 from workbench.report.page import document
 from workbench.report.view import runs, widths, words
+from workbench.whole import write_text
 
 if TYPE_CHECKING:
     from workbench.result import Result
@@ -45,7 +46,7 @@ def compare(results: Sequence[Result | str | os.PathLike[str]], path: str | os.P
     target = Path(path)
     entries = [_entry(one, target.parent) for one in results]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(render(entries), encoding="utf-8", newline="\n")
+    write_text(target, render(entries))
     return target
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.report import archive, assets
 from workbench.report.view import view
+from workbench.whole import write_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -71,7 +72,7 @@ def write(result: Mapping[str, Any], path: str | Path) -> Path:
     page = render(result)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
     return path
 
 

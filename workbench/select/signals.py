@@ -33,7 +33,7 @@ class ActivationEnergy(_Signal):
     """Score of a unit: the mean square of what each layer reads of it."""
 
     def score(self, signals: UnitSignals) -> Tensor:
-        return signals.squares / signals.elements
+        return signals.squares / signals.elements.clamp_min(1)
 
 
 class ActivePositions(_Signal):
@@ -41,7 +41,7 @@ class ActivePositions(_Signal):
     2016)."""
 
     def score(self, signals: UnitSignals) -> Tensor:
-        return signals.active / signals.elements
+        return signals.active / signals.elements.clamp_min(1)
 
 
 class _Gradient(_Signal):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +195,8 @@ class SensitivityCurves:
         """One row a point."""
         import pandas as pd
 
-        return pd.DataFrame([{"group": c.group, **point} for c in self.curves for point in c.to_dict()["points"]])
+        rows = [{"group": c.group, **point} for c in self.curves for point in c.to_dict()["points"]]
+        return pd.DataFrame(rows, columns=["group", *(field.name for field in fields(Point)), "fitted"])
 
     def to_table(self, values: str = "fitted") -> pd.DataFrame:
         """The fitted loss (or another column of ``to_frame``), one row a group, one column a tenth of the units."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import signal
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from workbench.graph.trace import ChannelGraph
 from workbench.sensitivity.candidate import Candidate
 from workbench.sensitivity.run import Scores, one_thread, score, score_whole
 from workbench.sensitivity.sample import Sample
+from workbench.whole import whole_file
 
 Judge = Sample | Callable[[nn.Module], Any]  # an evaluation's data in blocks, or the user's own function
 
@@ -77,9 +77,8 @@ def write_candidate(folder: Path, candidate: Candidate) -> str:
         cuts = [asdict(cut) for cut in candidate.cuts]
         facts = {"widths": candidate.widths, "first": candidate.first, "cuts": cuts}
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in candidate.tensors.items()}
-        beside = place.with_suffix(".part")
-        save_file(tensors, beside, {"candidate": json.dumps(facts)})
-        os.replace(beside, place)
+        with whole_file(place) as beside:
+            save_file(tensors, beside, {"candidate": json.dumps(facts)})
     return name
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from workbench.calibrate import Batches
+from workbench.graph.inputs import read_by
 from workbench.graph.modes import evaluating
 from workbench.signals import Loss, drawn_loss
 from workbench.sparsify.sites import Site
@@ -96,17 +97,18 @@ def _watching(model: nn.Module, sites: Sequence[Site], gather: Gather) -> Iterat
     busy: list[Site] = []
 
     def hook(site: Site) -> Any:
-        def watch(module: nn.Module, read: tuple[Any, ...], given: Any) -> None:
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], given: Any) -> None:
             if not busy and isinstance(given, Tensor):
                 busy.append(site)
-                gather(site, module, read[0], given)
+                gather(site, module, read_by(args, kwargs), given)
                 busy.clear()
 
         return watch
 
     owners = [(site, model.get_submodule(site.layer)) for site in sites]
     layers = (nn.Linear, nn.modules.conv._ConvNd)
-    handles = [owner.register_forward_hook(hook(site)) for site, owner in owners if isinstance(owner, layers)]
+    watched = [(site, owner) for site, owner in owners if isinstance(owner, layers)]
+    handles = [owner.register_forward_hook(hook(site), with_kwargs=True) for site, owner in watched]
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from workbench.graph.merge import merged_weights
 from workbench.graph.modes import evaluating
 from workbench.graph.part import part_of
 from workbench.graph.tensors import set_tensors_
-from workbench.graph.trace import ChannelGraph, trace
+from workbench.graph.trace import trace
 from workbench.sparsify.masks import mask_
 
 TOLERANCE = 1e-5  # relative, in the model's own precision
@@ -65,7 +65,7 @@ def winnow_masked(
         set_tensors_(part_of(same, submodule), weights)
         graph = trace(same, example_inputs, submodule=submodule)
     small = graph.winnow(dead_units(graph).kept(graph))
-    error = _difference(masked, small, graph, Inputs.of(example_inputs).telling())
+    error = _difference(masked, small, Inputs.of(example_inputs).telling())
     if not error <= TOLERANCE:
         raise Refused(
             "winnow_masked", type(model).__name__, f"the smaller model differs from the masked one by {error:.1e}",
@@ -75,7 +75,7 @@ def winnow_masked(
 
 
 @torch.no_grad()
-def _difference(masked: nn.Module, small: nn.Module, graph: ChannelGraph, inputs: Inputs) -> float:
+def _difference(masked: nn.Module, small: nn.Module, inputs: Inputs) -> float:
     """The largest relative difference of an output; in float64 where rounding is amplified."""
     with evaluating(masked), evaluating(small):
         error = _apart(inputs(masked), inputs(small))

@@ -59,7 +59,6 @@ def _score(score: Mapping[str, Any]) -> dict[str, Any]:
         "interval": interval and f"{units.signed(interval[0])} to {units.signed(interval[1])}",
         "meaning": _meaning(interval),
         "samples": units.things(score["samples"], "sample") if score["samples"] != 1 else "",
-        "data": score.get("data"),
     }
 
 

@@ -42,7 +42,6 @@ def view(result: Mapping[str, Any]) -> dict[str, Any] | None:
         "planned": planned,
         "ranks": any(group["group"].endswith("/rank") for group in swept["groups"]),
         "metric": swept["metric"],
-        "data": swept.get("data"),
         "samples": words.samples(swept["samples"]),
         "baseline": units.score(swept["baseline"]),
         "figure": figure.plot(curves, min(curve.line[-1][0] for curve in curves), scale) if curves else "",

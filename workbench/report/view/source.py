@@ -17,18 +17,13 @@ def view(result: Mapping[str, Any]) -> dict[str, Any]:
         "method": source["method"],
         "seed": source["seed"],
         "calibration": source["calibration"],
-        "search": _data(result["curves"]) if result["curves"] else "none",
-        "evaluation": _data(result["score"]),
+        "search": words.samples(result["curves"]["samples"]) if result["curves"] else "none",
+        "evaluation": words.samples(result["score"]["samples"]),
         "versions": source["versions"],
         "fingerprints": source["fingerprints"],
         "workbench": result["workbench"],
         "format": result["format"],
     }
-
-
-def _data(part: Mapping[str, Any]) -> str:
-    """How many samples, and of which data where that is known."""
-    return words.samples(part["samples"]) + (f", {part['data']}" if part.get("data") else "")
 
 
 def run(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ _COSTS = {
     "macs": ("MACs", "MACs", ""),
     "params": ("Parameters", "parameters", ""),
     "activation_bytes": ("Activation memory", "activation memory", "B"),
-    "peak_bytes": ("Peak memory", "peak memory", "B"),
     "size_bytes": ("Parameters and buffers", "parameters and buffers", "B"),
     "latency_ms": ("Latency", "latency", "ms"),
     "predicted_latency_ms": ("Predicted latency", "predicted latency", "ms"),
@@ -41,15 +40,13 @@ def cost_value(key: str, value: float | None) -> str:
     return units.si(value, _words(key)[2])
 
 
-def budget(limits: Mapping[str, Any] | float) -> str:
-    """A budget in words; a lone number is a share of the cost.
+def budget(limits: Mapping[str, Any]) -> str:
+    """A budget in words.
 
     Example:
         >>> budget({"macs": 0.5, "multiple": 8}).replace("\\u00a0", " ")
         'at most 50 % of the MACs, widths in multiples of 8'
     """
-    if isinstance(limits, (int, float)):
-        return f"at most {units.whole_percent(limits)}"
     parts = [_limit(key, limit) for key, limit in limits.items() if key != "multiple" and limit is not None]
     multiple = limits.get("multiple") or 1
     if isinstance(multiple, Mapping):

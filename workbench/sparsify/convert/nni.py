@@ -67,7 +67,7 @@ def _stage(
     share = _share(entry)
     names = tuple(f"{layer}.{target}" for layer in layers for target in targets)
     schedule: Schedule = OneShot(share) if not steps else (Cubic if agp else Linear)(share, steps)
-    rule = Rule(criterion, _pattern(entry) or pattern, _scope(entry, pruner, names), names)
+    rule = Rule(criterion, _pattern(entry) or pattern, _scope(entry, pruner), names)
     return Prune(schedule, rule, returning=pruner == "MovementPruner")
 
 
@@ -89,7 +89,7 @@ def _pattern(entry: Entry) -> Pattern | None:
     return found
 
 
-def _scope(entry: Entry, pruner: str, names: tuple[str, ...]) -> Scope:
+def _scope(entry: Entry, pruner: str) -> Scope:
     together = entry.take("global_group_id") is not None or pruner == "SlimPruner"
     least, most = entry.take("min_sparse_ratio", 0.0), entry.take("max_sparse_ratio", 1.0)
     return Together(float(least), float(most)) if together else Each()

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.reading import read_object
 from workbench.sparsify.layerwise.step import Step
+from workbench.whole import whole_file, write_text
 
 FORMAT = "workbench layerwise 1"
 
@@ -35,9 +37,7 @@ class Kept:
         wanted, head = {"format": FORMAT, **belongs}, self.folder / "layerwise.json"
         remedy = "give another store=, or delete this one"
         if not head.exists():
-            beside = head.with_name(f".{head.name}.part")
-            beside.write_text(json.dumps(wanted, indent=1))
-            os.replace(beside, head)
+            write_text(head, json.dumps(wanted, indent=1))
             return
         found = read_object(head, remedy)
         for name, value in wanted.items():
@@ -47,8 +47,8 @@ class Kept:
                     f"here; {remedy}"
                 )
 
-    def get(self, layer: str) -> tuple[dict[str, Tensor], Step] | None:
-        """What was finished of a layer.
+    def get(self, layer: str, device: torch.device) -> tuple[dict[str, Tensor], Step] | None:
+        """What was finished of a layer, on a device.
 
         Raises
         ------
@@ -59,7 +59,7 @@ class Kept:
         if path is None or not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt", device=str(device)) as file:
                 step = Step(**json.loads((file.metadata() or {}).get("step", "{}")))
                 return {name: file.get_tensor(name) for name in file.keys()}, step  # noqa: SIM118  # it is no dict
         except (SafetensorError, ValueError, TypeError) as error:
@@ -69,10 +69,9 @@ class Kept:
         """Keep what is finished: written beside and renamed, so that it is whole or not there."""
         path = self._path(layer)
         if path is not None:
-            beside = path.with_name(f".{path.name}.part")
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside,
-                      metadata={"step": json.dumps(asdict(step))})  # fmt: skip
-            os.replace(beside, path)
+            with whole_file(path) as beside:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside,
+                          metadata={"step": json.dumps(asdict(step))})  # fmt: skip
 
     def _path(self, layer: str) -> Path | None:
         safe = layer.replace(os.sep, "_")  # a module's name has dots, and nothing else that a path knows

@@ -17,6 +17,7 @@ from workbench.sparsify.layerwise.problem import Method, Problem, Solution
 from workbench.sparsify.layerwise.refit import refitted
 from workbench.sparsify.patterns import Pattern
 
+MASK = "/mask"  # among a layer's tensors, of which none can be called so
 DAMP = 1e-4  # of the mean square of the inputs, where weights are refitted
 
 
@@ -46,7 +47,7 @@ class Surgery:
     refit: int
 
     def operate(self, layer: Layer, evidence: Evidence, amount: Amount, gone: Tensor) -> tuple[dict[str, Tensor], Step]:
-        """The tensors that change, with the mask (under the weight's name and ``"mask"``), and what that did."""
+        """The tensors that change, with the mask (under the weight's name and ``MASK``), and what that did."""
         frame = _Frame.of(layer)
         tensors = self.graph.program.tensors
         old = layer.turned(tensors[layer.weight].detach())
@@ -72,7 +73,7 @@ class Surgery:
         if not intercept:
             repair = replace(repair, bias=None)
         changed = repaired_tensors(layer, repair, tensors)
-        return changed | {"mask": layer.turned(frame.own(solution.kept)).contiguous()}, step
+        return changed | {MASK: layer.turned(frame.own(solution.kept)).contiguous()}, step
 
     def _drawn(self, layer: Layer, evidence: Evidence) -> Tensor:
         """The whole weight that comes closest to the original's output from what is read now."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, ROWS, Batches, Reader
-from workbench.graph.inputs import content_of
+from workbench.graph.inputs import content_of, device_of
 from workbench.graph.part import with_part
 from workbench.graph.program import compute
 from workbench.graph.tensors import set_tensors_
@@ -26,7 +26,7 @@ from workbench.sparsify.layerwise.outcome import Pruned
 from workbench.sparsify.layerwise.problem import Method
 from workbench.sparsify.layerwise.sites import Like, chosen
 from workbench.sparsify.layerwise.sparse_gpt import SparseGpt
-from workbench.sparsify.layerwise.step import Step, Surgery
+from workbench.sparsify.layerwise.step import MASK, Step, Surgery
 from workbench.sparsify.masks import fitting
 from workbench.sparsify.patterns import Elements, Pattern
 from workbench.sparsify.scopes import Shares
@@ -85,11 +85,11 @@ def prune_layerwise(
     })  # fmt: skip
     surgery = Surgery(graph, method, pattern, correct, refit)
 
-    pair = Pair(graph.program, batches, memory)
+    pair, device = Pair(graph.program, batches, memory), device_of(graph.program.tensors.values())
     readers = {node: Reader.of(layer, graph, rows, batches.samples, seed) for node, layer in places.items()}
 
     def operate(layer: Layer) -> tuple[dict[str, Tensor], Step]:
-        found = kept.get(layer.name)
+        found = kept.get(layer.name, device)
         if found is None:
             gone = ~masks[layer.weight] if masks and layer.weight in masks else _none(graph, layer)
             evidence = pair.evidence(readers[layer.node], drift=correct)
@@ -134,7 +134,7 @@ def _walked(
         layer = layers.get(node.name)
         if layer is not None:
             changed, step = operate(layer)
-            masks[layer.weight] = changed.pop("mask")
+            masks[layer.weight] = changed.pop(MASK)
             steps.append(step)
             tensors |= changed
             pair.take(changed)
