@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from tqdm.auto import tqdm
 
 from workbench.blocks import Blocks
+from workbench.draws import seed_of
 from workbench.fisher import FisherFactors, gather_fisher
 from workbench.graph.inputs import Inputs, check_repeats, content_of
 from workbench.graph.trace import ChannelGraph, Layer
@@ -158,7 +159,7 @@ def _gather(
                     graph.program.forget(node, values)
             seen += inputs.batch or 1
     for name, found in evidence.items():
-        if not found.all.finite:
+        if not (found.fit.finite and found.held_out.finite):
             raise ValueError(
                 f"what layer {readers[name].layer.name} reads or gives on the calibration data is too large, or not "
                 "finite: sums of its squares overflow; scale the inputs as in training, or use model.double()"
@@ -198,8 +199,7 @@ class Reader:
     @classmethod
     def of(cls, layer: Layer, graph: ChannelGraph, rows: int, samples: int, seed: int) -> Reader:
         """A reader that draws about ``rows`` rows from ``samples`` samples."""
-        digest = hashlib.sha256(f"{seed} {layer.name}".encode()).digest()  # each layer's draw is its own
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = torch.Generator().manual_seed(seed_of(f"{seed} {layer.name}"))  # each layer's draw is its own
         how = Blocks.of(layer, graph) or Patches.of(layer, graph.program)
         return cls(layer, how, max(1, -(-rows // samples)), generator)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.checkpoint import digest_of, load, save
+from workbench.draws import seed_of
 from workbench.evaluation import name_of
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
@@ -163,7 +163,7 @@ def _schedule(step: int, steps: int, warm_up: float) -> float:
 
 
 def _seed(loader: Any, seed: int, epoch: int) -> None:
-    drawn = int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:7], "big")
+    drawn = seed_of(f"{seed} {epoch}")
     torch.manual_seed(drawn)
     if isinstance(generator := getattr(loader, "generator", None), torch.Generator):
         generator.manual_seed(drawn)

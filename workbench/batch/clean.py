@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.batch.folder import Folder
-from workbench.batch.lock import locked
+from workbench.batch.lock import NAME, locked
 
 
 def remains(out: Path, *, failed: bool = True, searches: bool = False, runs: Sequence[str] = ()) -> list[Path]:
@@ -26,7 +26,7 @@ def remains(out: Path, *, failed: bool = True, searches: bool = False, runs: Seq
         The folder is of no batch, or holds no run of such a name.
     """
     folder = Folder(out)
-    if not (out / ".lock").is_file():
+    if not (out / NAME).is_file():
         raise ValueError(f"{out} is no folder of a batch; name the one that was given as --out")
     unknown = [name for name in runs if name not in folder.names()]
     if unknown:

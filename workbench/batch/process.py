@@ -11,17 +11,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from workbench.batch.events import Event, OnEvent
 from workbench.batch.folder import LOG, Folder
 from workbench.batch.runs import Run
 from workbench.batch.task import Task
 
-Event = dict[str, Any]
-OnEvent = Callable[[Event], None]
 SEARCH = ""  # in the place of a run's name
 DEATHS = 1  # of a process that are put down to chance, at the same step
 BEAT = 0.2  # seconds between two looks

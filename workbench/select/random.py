@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from workbench.draws import seed_of
 from workbench.select.path import GroupView, Path
 from workbench.select.ranking import ranked
 
@@ -24,6 +24,5 @@ class Random:
 
 def drawn(key: str, count: int) -> Tensor:
     """Uniform numbers that follow from a text alone, float64 ``[count]``."""
-    digest = hashlib.sha256(key.encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(seed_of(key))
     return torch.rand(count, generator=generator, dtype=torch.float64)
