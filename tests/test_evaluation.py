@@ -86,8 +86,10 @@ def test_fidelity_of_other_kinds() -> None:
     error = Fidelity([], kind="error")
     np.testing.assert_allclose(error.batch_scores(small, dense, None), [-(2**0.5) / 5, -1])
     np.testing.assert_allclose(error.batch_scores(small[:, 0], dense[:, 0], None), [-1 / 3, -1])
-    with pytest.raises(ValueError, match="one number a sample, of which there is no kl; give evaluate=Fidelity"):
-        Fidelity([]).batch_scores(small[:, 0], dense[:, 0], None)
+    square = (dense[:, :1].square().mean() * 2).item()
+    for one in (small[:, 0], small[:, :1]):
+        scores = Fidelity([]).batch_scores(one, dense[:, 0].reshape(one.shape), None)
+        np.testing.assert_allclose(scores, [-1 / square, -1 / square])
     with pytest.raises(ValueError, match="one number a sample, of which there is no top1"):
         top.batch_scores(small[:, :1], dense[:, :1], None)
     with pytest.raises(ValueError, match="one number for the whole batch"):
@@ -96,6 +98,25 @@ def test_fidelity_of_other_kinds() -> None:
     assert Fidelity([]).batch_scores(masked, masked, None).tolist() == [0]
     with pytest.raises(ValueError, match="no fidelity of the kind 'mse'; choose from kl, top1, error"):
         Fidelity([], kind="mse")
+
+
+def test_fidelity_of_all_outputs_over_the_classes() -> None:
+    torch.manual_seed(0)
+    image = torch.randn(4, 3, 5, 6)
+    other = image.flip(1)  # another class in every place
+    assert Fidelity([], kind="top1").batch_scores(other, image, None).max() < 1
+    places = [some.permute(0, 2, 3, 1).flatten(1, 2) for some in (image, other)]
+    same = Fidelity([]).batch_scores(*places, None)
+    np.testing.assert_allclose(Fidelity([]).batch_scores(image, other, None), same)
+    vector, changed = torch.randn(4, 5), torch.randn(4, 5)
+    for kind in ("kl", "top1", "error"):
+        score = Fidelity([], kind=kind).batch_scores
+        alone = score(changed, vector, None)
+        loss = torch.ones(())
+        both = score({"a": vector, "b": changed, "l": loss}, {"a": vector, "b": vector, "l": loss}, None)
+        np.testing.assert_allclose(both, (alone + score(vector, vector, None)) / 2)
+    mask = torch.randn(4, 1, 5, 6)
+    assert (Fidelity([]).batch_scores(-mask, mask, None) < 0).all()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,46 @@ def test_bad_input_is_one_sentence(options: dict[str, Any], error: type[Exceptio
     assert "\n" not in str(caught.value)
 
 
+def test_a_fidelity_takes_all_inputs_of_the_model() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.out = nn.Linear(6, 24), nn.Linear(4, 24), nn.Linear(24, 4)
+
+        def forward(self, x: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
+            hidden = self.a(x).relu()
+            out: torch.Tensor = self.out(hidden if side is None else hidden * self.b(side).sigmoid())
+            return out
+
+    x, side, labels = torch.randn(64, 6), torch.randn(64, 4), torch.zeros(64)
+    labelled = wb.Fidelity([(x, side, labels)])
+    default, told = (
+        wb.Study(Two(), (x[:2], side[:2]), calibration=[(x, side)], refinement=None, **scores)
+        for scores in ({}, {"evaluate": labelled, "test": labelled})
+    )
+    scores = [study.compress(wb.Budget(macs=0.5)).score.after for study in (default, told)]
+    assert scores[0] == pytest.approx(scores[1])
+    assert told.test is told.evaluate
+
+
+def test_a_layer_that_reads_nothing_but_zeros() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Conv2d(12, 12, 3), nn.ReLU(), nn.Conv2d(12, 4, 1)
+    model, x = nn.Sequential(*layers), torch.randn(32, 3, 8, 8)
+    nn.init.constant_(model[0].bias, -100.0)  # type: ignore[arg-type]
+    result = wb.Study(model, x[:2], calibration=x, refinement=None).compress(wb.Budget(macs=0.3))
+    assert result.target_met
+    torch.testing.assert_close(result.model(x), model(x))
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    with pytest.warns(FutureWarning):
+        layer = nn.utils.weight_norm(nn.Conv1d(4, 8, 3))
+    with pytest.raises(ValueError, match=r"^0 has torch.nn.utils.weight_norm, .*; use torch.nn.utils.parametrizations"):
+        wb.Study(nn.Sequential(layer), torch.zeros(1, 4, 9), calibration=torch.zeros(8, 4, 9))
+
+
 @pytest.mark.parametrize("model", [nn.Linear, {}, abs], ids=["class", "weights", "function"])
 def test_a_model_is_a_module(model: Any) -> None:
     with pytest.raises(TypeError, match=r"the model is .*; give an nn.Module, with its trained weights loaded"):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from workbench.blocks import Blocks
 from workbench.draws import seed_of
 from workbench.fisher import FisherFactors, gather_fisher
+from workbench.graph.agreement import Agreement
 from workbench.graph.inputs import Inputs, check_repeats, content_of
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.moments import Moments
@@ -102,7 +103,7 @@ def calibrate(
     Raises
     ------
     ValueError
-        The calibration data is empty, or can be read only once.
+        The calibration data is empty, can be read only once, or is of a size at which the model is another.
     """
     batches = Batches.of(calibration)
     read = {layer.node: layer for group in graph.exact for layer in graph.consumers[group.name]}
@@ -145,10 +146,11 @@ def _gather(
     """One pass over the data, up to the last layer that is read."""
     evidence = {node: reader.empty() for node, reader in readers.items()}
     last = max(place for place, node in enumerate(graph.program.nodes) if node.name in readers)
-    seen = 0
+    seen, agreement = 0, Agreement(graph.model, graph.program, graph.inputs)
     with torch.no_grad():
         for inputs in tqdm(batches, "calibrate", disable=not progress, unit="batch"):
             with _fitting(inputs, graph.inputs):
+                agreement.check(inputs)
                 values = graph.program.start(inputs)
                 for node in graph.program.nodes[: last + 1]:
                     reader = readers.get(node.name)
@@ -278,7 +280,7 @@ class Batches:
                     )
                 digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
                 digest.update(content_of(tensor))
-            samples, count = samples + (inputs.batch or 1), count + 1
+            samples, count = samples + (1 if inputs.batch is None else inputs.batch), count + 1
         if not samples:
             raise ValueError("the calibration data is empty; it must yield at least one batch of model inputs")
         if samples < HELD_OUT:

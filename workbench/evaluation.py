@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -71,13 +72,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Fidelity(Evaluation):
-    """Label-free: how near each sample's output is to the original model's.
+    """Label-free: how near each sample's output is to the original model's; of several outputs, the mean over them.
+
+    Classes are the last dimension, or dimension 1 where there are more than three (images).
 
     Parameters
     ----------
-    kind : ``"kl"``, minus the Kullback-Leibler divergence of the softmax over the last dimension; ``"top1"``, whether
-        the largest entry is the same (of several places in a sample, the share of them); ``"error"``, minus the norm
-        of the difference over that of the original's output
+    kind : ``"kl"``, minus the Kullback-Leibler divergence of the softmax over the classes, and of a single number that
+        of a normal distribution with the mean square of the original's numbers in the batch; ``"top1"``, whether the
+        largest class is the same (of several places in a sample, the share of them); ``"error"``, minus the norm of
+        the difference over that of the original's output
 
     Raises
     ------
@@ -101,25 +105,33 @@ class Fidelity(Evaluation):
     def batch_scores(self, output: Any, dense_output: Any, batch: Any) -> np.ndarray:
         if dense_output is None:
             raise ValueError("fidelity compares with the original model's output, which is not at hand here")
-        small, dense = (_logits(value).double().cpu() for value in (output, dense_output))
-        if not dense.ndim:
-            raise ValueError("the model returns one number for the whole batch; give evaluate= with a score a sample")
-        if self.kind != "error" and (dense.ndim < 2 or dense.shape[-1] < 2):
-            raise ValueError(
-                f"the model returns one number a sample, of which there is no {self.kind}; give "
-                "evaluate=Fidelity(batches, kind='error'), or a score of your own"
-            )
-        scores = self.score(small, dense)
-        return scores.flatten(1).mean(1).numpy() if scores.ndim > 1 else scores.numpy()
+        pairs = _compared(output, dense_output)
+        if self.kind == "top1":
+            pairs = [pair for pair in pairs if _classes(pair[1]).shape[-1] > 1]
+            if not pairs:
+                raise ValueError(
+                    "the model returns one number a sample, of which there is no top1; give "
+                    "evaluate=Fidelity(batches, kind='error'), or a score of your own"
+                )
+        scores = [self.score(*pair) for pair in pairs]
+        return torch.stack([some.reshape(len(some), -1).mean(1) for some in scores]).mean(0).numpy()
 
 
 def _divergence(small: Tensor, dense: Tensor) -> Tensor:
+    small, dense = _classes(small), _classes(dense)
+    if dense.shape[-1] < 2:
+        return -0.5 * (small - dense).square() / dense.square().mean().clamp_min(torch.finfo(torch.float32).tiny)
     small, dense = small.log_softmax(-1), dense.log_softmax(-1)
     return -(dense.exp() * (dense - small)).where(dense > -math.inf, 0).sum(-1)  # what is masked has no probability
 
 
 def _agreement(small: Tensor, dense: Tensor) -> Tensor:
-    return small.argmax(-1).eq(dense.argmax(-1)).double()
+    return _classes(small).argmax(-1).eq(_classes(dense).argmax(-1)).double()
+
+
+def _classes(logits: Tensor) -> Tensor:
+    """The classes last: ``[N]``, ``[N, C]``, ``[N, T, C]`` or ``[N, C, H, W]``, as losses have them."""
+    return logits[:, None] if logits.ndim < 2 else logits.movedim(1, -1) if logits.ndim > 3 else logits
 
 
 def _nearness(small: Tensor, dense: Tensor) -> Tensor:
@@ -139,13 +151,22 @@ def _on_cpu(output: Any) -> Any:
     return pytree.tree_map_only(Tensor, Tensor.cpu, output)
 
 
-def _logits(output: Any) -> Tensor:
-    found = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+def _compared(output: Any, dense_output: Any) -> list[tuple[Tensor, Tensor]]:
+    """The outputs that both models return for each sample, in float64."""
+    found = [
+        (small.double().cpu(), dense.double().cpu())
+        for small, dense in zip(*map(pytree.tree_leaves, (output, dense_output)), strict=True)
+        if isinstance(dense, Tensor) and dense.is_floating_point()
+    ]
     if not found:
         raise ValueError(
             "the model returns no floating-point tensor that could be compared with the original's; give evaluate="
         )
-    return found[0]
+    counts = Counter(len(dense) for _, dense in found if dense.ndim)
+    if not counts:
+        raise ValueError("the model returns one number for the whole batch; give evaluate= with a score a sample")
+    ((samples, _),) = counts.most_common(1)
+    return [(small, dense) for small, dense in found if dense.ndim and len(dense) == samples and dense.numel()]
 
 
 def _vector(scores: Any) -> np.ndarray:
@@ -153,6 +174,24 @@ def _vector(scores: Any) -> np.ndarray:
     if values.ndim != 1:
         raise ValueError(f"the score of a batch has the shape {tuple(values.shape)}; return one number a sample, [N]")
     return values.numpy()
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The first elements of a batch as positional inputs."""
+
+    count: int
+
+    def __call__(self, batch: Any) -> Any:
+        return tuple(batch[: self.count]) if isinstance(batch, list | tuple) else batch
+
+
+def fitted(evaluate: Any, example_inputs: Any) -> Any:
+    """A fidelity takes as many elements of a tuple as the model has inputs; labels, which it needs not, come last."""
+    several = isinstance(example_inputs, tuple) and len(example_inputs) > 1
+    if several and isinstance(evaluate, Fidelity) and evaluate.inputs is None:
+        return replace(evaluate, inputs=Leading(len(example_inputs)))
+    return evaluate
 
 
 def whole_score(

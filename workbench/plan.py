@@ -150,6 +150,10 @@ def make_plan(
             f"{type(graph.model).__name__} has no channel group that can shrink{approximate}; graph.frozen and "
             "graph.groups say what is in the way"
         )
+    if not curves.curves:
+        raise ValueError(
+            f"methods= and ignore= leave nothing of {type(graph.model).__name__} to choose; allow a group or a layer"
+        )
     allocation = settle(graph, curves, width_problem(graph, curves, budget, limits, latency), solver or Exact())
     return plan_of(graph, curves, budget, allocation, limits)
 

@@ -20,7 +20,7 @@ from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import measure_latency
-from workbench.evaluation import Evaluation, Fidelity
+from workbench.evaluation import Evaluation, Fidelity, fitted
 from workbench.evaluation import name_of as score_name
 from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
@@ -96,8 +96,8 @@ class Study:
         check_given(model, evaluate, test, criterion, methods)
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
-        self.evaluate = evaluate if evaluate is not None else Fidelity(self.calibration)
-        self.test = test if test is not None else self.evaluate
+        self.evaluate = Fidelity(self.calibration) if evaluate is None else fitted(evaluate, example_inputs)
+        self.test = self.evaluate if test is None or test is evaluate else fitted(test, example_inputs)
         self.gather, self.head_dim = gather, head_dim
         self.criterion = criterion or Elimination()
         self.loss, self.refinement = loss, refinement

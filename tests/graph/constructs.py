@@ -756,6 +756,8 @@ CONSTRUCTS: tuple[Construct, ...] = tuple(
             {"a": 8},
         ),
         ("bare parameters", lambda: Bare(), image(5), {"first": 8, "second": 6}),
+        ("einsum of three", lambda: Three(), image(4, 5), {"first": 2, "first#2": 4}),
+        ("type of another", line(lambda m, x: x * x.mean(0, keepdim=True).type_as(x)), image(5), {"hidden": 8}),
         ("einsum of a parameter", lambda: Einsum(), image(4, 5), {"first": 2, "first#2": 4}),
         ("constants along channels", lambda: Constant(), image(5), {"hidden": 8}),
         ("made tensors", line(lambda m, x: x * torch.arange(8.0) + torch.ones(8)), image(5), {"hidden": 8}),
@@ -841,6 +843,14 @@ class Einsum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.einsum("bthd,hdo->bto", torch.einsum("bti,ihd->bthd", x, self.first).relu(), self.second)
+
+
+class Three(Einsum):
+    """The second product and what weighs it in one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = torch.einsum("bti,ihd->bthd", x, self.first).relu()
+        return torch.einsum("bts,bshd,hdo->bto", torch.ones(len(x), 4, 4), heads, self.second)
 
 
 class Constant(nn.Module):

@@ -17,6 +17,18 @@ def test_frozen_says_what_and_why() -> None:
     assert frozen["head.weight"].reason.why == "the model returns it"
 
 
+def test_what_is_written_at_every_other_place_keeps_its_size() -> None:
+    def interleaved(_model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(x)
+        out[:, ::2], out[:, 1::2] = x[:, :4], x[:, 4:]
+        return out
+
+    graph = trace(line(interleaved)(), torch.zeros(2, 5))
+    assert not graph.exact
+    why = {item.tensor: item.reason.why for item in graph.frozen}
+    assert why["hidden.weight"] == "it is written to at every 2th place"
+
+
 def test_a_norm_over_channels_is_named() -> None:
     model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 3))
     (group,) = trace(model, torch.zeros(2, 5)).groups

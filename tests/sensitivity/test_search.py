@@ -61,7 +61,7 @@ def test_looks_double_what_was_seen_and_end_with_all(count: int) -> None:
 
 def test_blocks_are_all_samples_once_in_the_order_of_the_data() -> None:
     model, evaluate, _ = made()
-    sample = Sample.of(trace(model, torch.randn(2, 6).double()).program, evaluate, 0)
+    sample = Sample.of(trace(model, torch.randn(2, 6).double()), evaluate, 0)
     assert sample.blocks == len(looks(700))
     whole = torch.cat([x for x, _ in evaluate.batches])
     seen = []
@@ -77,7 +77,7 @@ def test_blocks_are_all_samples_once_in_the_order_of_the_data() -> None:
 
 def test_a_block_is_a_draw_even_where_the_data_is_sorted() -> None:
     model, evaluate, _ = made(2000)
-    sample = Sample.of(trace(model, torch.randn(2, 6).double()).program, evaluate, 0)
+    sample = Sample.of(trace(model, torch.randn(2, 6).double()), evaluate, 0)
     first = np.flatnonzero(sample.block == 0)
     assert abs(first.mean() - 1000) < 4 * 2000 / math.sqrt(12 * FIRST)
     assert len(set(first // 100)) > 15
@@ -88,7 +88,7 @@ def test_batches_that_cannot_be_cut_are_taken_whole(kind: str) -> None:
     model, evaluate, _ = made()
     more = {"names": "a batch of mine", "few labels": torch.zeros(3)}[kind]
     whole = Evaluation([(*batch, more) for batch in evaluate.batches], fall)
-    sample = Sample.of(trace(model, torch.randn(2, 6).double()).program, whole, 0)
+    sample = Sample.of(trace(model, torch.randn(2, 6).double()), whole, 0)
     assert sample.blocks == 1
     assert [len(batch) for batch in sample.batches(0)] == [3] * 7
 

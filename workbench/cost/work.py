@@ -67,11 +67,27 @@ def _dims(node: Node, graph: ChannelGraph) -> list[list[Dim]]:
         steps = dims("input")[:-1]
         return [[*steps, (w.name, 0), (w.name, 1)] for w in given["params"] if len(shapes[w.name]) == 2]
     if op == "einsum":
-        letters = given["equation"].replace(" ", "").split("->")[0].split(",")
-        places = {letter: (operand.name, dim) for operand, term in zip(given["tensors"], letters, strict=True)
-                  for dim, letter in enumerate(term)}  # fmt: skip
-        return [list(places.values())] if "..." not in given["equation"] else []
+        return _pairwise(given["equation"], [operand.name for operand in given["tensors"]])
     return []
+
+
+def _pairwise(equation: str, names: Sequence[str]) -> list[list[Dim]]:
+    """An einsum as torch computes it: two operands at a time from the left, which sums what nobody needs any more."""
+    if "..." in equation:
+        return []
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow:
+        result = "".join(letter for letter in terms if terms.count(letter) == 1)
+    first, *rest = terms.split(",")
+    places = {letter: (name, dim) for name, term in zip(names, (first, *rest), strict=True)
+              for dim, letter in enumerate(term)}  # fmt: skip
+    found, held = [], dict.fromkeys(first)
+    for number, term in enumerate(rest):
+        held |= dict.fromkeys(term)
+        found.append([places[letter] for letter in held])
+        later = result + "".join(rest[number + 1 :])
+        held = {letter: None for letter in held if letter in later}
+    return found
 
 
 def work_products(graph: ChannelGraph, orders: Mapping[str, Sequence[int]]) -> list[tuple[str, list[Product]]]:

@@ -73,7 +73,13 @@ def checked(model: nn.Module, inputs: Inputs, run: Run, any_batch: bool, what: s
         some = inputs.take(batch).telling()
         with evaluating(model), torch.no_grad():
             expected = tensors_in(some(model))
-        found = run(some)
+        try:
+            found = run(some)
+        except Exception as failed:  # of the engine, which has no common base for them
+            raise Refused(
+                what, type(model).__name__, f"the written file does not run ({str(failed).strip().splitlines()[0]})",
+                "report this to the engine; nothing was written",
+            ) from failed  # fmt: skip
         for one, other in zip(expected, found, strict=True):
             error = relative_error(one.cpu(), other.cpu())
             allowed = torch.finfo(one.dtype).eps ** 0.5 if one.is_floating_point() else 0.0

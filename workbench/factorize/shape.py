@@ -151,7 +151,7 @@ def definite(matrices: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
         raise ValueError(
             "the second moments of a layer are not finite; scale the inputs as in training, or use model.double()"
         )
-    scale = torch.diagonal(matrices, dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(matrices.dtype).tiny)
+    scale = torch.diagonal(matrices, dim1=-2, dim2=-1).mean(-1).clamp_min(torch.finfo(matrices.dtype).tiny ** 0.5)
     identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     while True:
         lifted = matrices + jitter * scale[..., None, None] * identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import logging
 import sys
@@ -22,6 +23,10 @@ from workbench.errors import Refused
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 
+HINTS = {  # what PyTorch's own words hold -> what helps
+    "DynamicCache": "turn the cache off, as by model.config.use_cache = False",
+    "pytree": "register the class of its inputs or outputs: torch.export.register_dataclass(TheClass)",
+}
 LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
@@ -77,10 +82,10 @@ def refusing(model: nn.Module) -> Iterator[None]:
         sys.stderr.write(said.getvalue())  # the forward's own words
     except Exception as error:
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Refused(
-            "torch.export", type(model).__name__, f"it cannot follow the forward{_where(error)} ({line})",
-            "run the model on these inputs to see whether they fit, or trace a part of it with submodule=",
-        ) from error  # fmt: skip
+        usual = "run the model on these inputs to see whether they fit, or trace a part of it with submodule="
+        remedy = next((hint for word, hint in HINTS.items() if word in str(error)), usual)
+        why = f"it cannot follow the forward{_where(error)} ({line})"
+        raise Refused("torch.export", type(model).__name__, why, remedy) from error
     finally:
         for logger, was in zip(loggers, before, strict=True):
             logger.disabled = was
@@ -88,7 +93,7 @@ def refusing(model: nn.Module) -> Iterator[None]:
 
 def _where(error: BaseException) -> str:
     """The last line of the model's own code that an error came through; empty where it met none."""
-    ours = tuple(str(Path(module.__file__ or "").parent) for module in (torch, errors))
+    ours = (*(str(Path(module.__file__ or "").parent) for module in (torch, errors)), contextlib.__file__)
     found = ""
     while True:
         for frame in traceback.extract_tb(error.__traceback__):

@@ -7,14 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.weight_norm import WeightNorm
 
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no ``nn.Module``: a class, weights without a network, a function."""
+    """Refuse what is no ``nn.Module`` (a class, weights without a network, a function), or cannot be copied."""
     if isinstance(model, nn.Module):
+        for name, module in model.named_modules():
+            if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
+                raise ValueError(
+                    f"{name or 'the model'} has torch.nn.utils.weight_norm, with which no model can be copied; use "
+                    "torch.nn.utils.parametrizations.weight_norm, or remove_weight_norm first"
+                )
         return
     what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
     raise TypeError(f"the model is {what}; give an nn.Module, with its trained weights loaded")

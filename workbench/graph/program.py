@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Program:
     any_batch: bool  # whether it runs at other batch sizes than the one it was exported with
     fixed: tuple[torch.Size | None, ...]  # the inputs' shapes, where it does not
     last_use: Mapping[str, tuple[str, ...]] = field(repr=False)  # node -> the values nobody needs after it
+    parameters: tuple[str, ...] = ()  # of the forward, in order, where they have places
 
     def example(self, inputs: Inputs) -> Inputs:
         """As many of some inputs as it was exported with."""
@@ -52,12 +54,7 @@ class Program:
         """The values of the placeholders. ``tensors`` replaces tensors of the model, by their names."""
         owned = {**self.tensors, **(tensors or {})}
         values: Values = {placeholder: owned[name] for placeholder, name in self.state.items()}
-        inputs = inputs.to(device_of(owned.values()))
-        kwargs = dict(inputs.kwargs)
-        order = pytree.tree_unflatten(list(range(len(self.inputs))), self.in_spec)[1]
-        if order.keys() == kwargs.keys():  # keyword inputs have names, not places
-            kwargs = {name: kwargs[name] for name in order}
-        leaves = pytree.tree_leaves((inputs.args, kwargs))
+        leaves = pytree.tree_leaves(self._ordered(inputs.to(device_of(owned.values()))))
         self._check_sizes(leaves)
         if len(leaves) != len(self.inputs):
             raise ValueError(
@@ -65,6 +62,20 @@ class Program:
                 f"{len(leaves)}; give batches of the same inputs, and no labels among them"
             )
         return {**values, **dict(zip(self.inputs, leaves, strict=True))}
+
+    def _ordered(self, inputs: Inputs) -> Any:
+        """The arguments as they were when the model was traced: by their names, wherever they have some."""
+        args, kwargs = pytree.tree_unflatten(list(range(len(self.inputs))), self.in_spec)
+        traced = dict(zip(self.parameters, args, strict=False)) | kwargs
+        given = dict(zip(self.parameters, inputs.args, strict=False)) | dict(inputs.kwargs)
+        if max(len(args), len(inputs.args)) > len(self.parameters):  # more than have names: by place
+            return _like((args, kwargs), (inputs.args, dict(inputs.kwargs)))
+        if strange := [name for name in given if name not in traced]:
+            raise ValueError(
+                f"the model was traced with {len(traced)} inputs ({', '.join(traced)}), not with "
+                f"{', '.join(strange)}; give batches of the same inputs, and no labels among them"
+            )
+        return _like(traced, given)
 
     def _check_sizes(self, leaves: Sequence[Any]) -> None:
         """Where the export has fixed the batch, say so before some operation does."""
@@ -166,7 +177,23 @@ def from_exported(program: ExportedProgram, model: nn.Module) -> Program:
         any_batch=any_batch,
         fixed=() if any_batch else tuple(shapes.get(name) for name in inputs),
         last_use=_last_uses(nodes, keep={leaf.name for leaf in returned if isinstance(leaf, Node)}),
+        parameters=_places(model),
     )
+
+
+def _places(model: nn.Module) -> tuple[str, ...]:
+    """The names of the forward's arguments that can be given by place."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
+def _like(traced: Any, given: Any) -> Any:
+    """The same values with all dicts in the order of those that were traced."""
+    if isinstance(traced, dict) and isinstance(given, Mapping) and traced.keys() == given.keys():
+        return {name: _like(traced[name], given[name]) for name in traced}
+    if isinstance(traced, list | tuple) and isinstance(given, list | tuple) and len(traced) == len(given):
+        return [_like(*pair) for pair in zip(traced, given, strict=True)]
+    return given
 
 
 def _alive(graph: torch.fx.Graph, returned: Iterable[Any]) -> tuple[Node, ...]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from workbench.evaluation import Evaluation, check_finite
+from workbench.graph.agreement import Agreement
 from workbench.graph.inputs import content_of
-from workbench.graph.program import Program
+from workbench.graph.trace import ChannelGraph
 
 FIRST = 128  # samples in the first block; each further one doubles what has been seen
 
@@ -35,19 +36,22 @@ class Sample:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, program: Program, evaluate: Evaluation, seed: int) -> Sample:
+    def of(cls, graph: ChannelGraph, evaluate: Evaluation, seed: int) -> Sample:
         """Score the original on all data, and draw the blocks.
 
         Raises
         ------
         ValueError
-            The evaluation does not score the original with finite numbers, or has no data.
+            The evaluation does not score the original with finite numbers, has no data, or data of a size at which the
+            model is another.
         """
+        program, agreement = graph.program, Agreement(graph.model, graph.program, graph.inputs)
         dense: list[np.ndarray] = [np.empty(0)]
         digest = hashlib.sha256()
         divisible = program.any_batch
         for batch in evaluate.batches:
             inputs = evaluate.inputs_of(batch)
+            agreement.check(inputs)
             for tensor in inputs.tensors():
                 digest.update(content_of(tensor))
             output = program(inputs)

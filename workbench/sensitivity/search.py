@@ -99,7 +99,7 @@ class Search:
             raise ValueError(f"retries={retries!r} must be a whole number, 0 or more")
         self.graph, self.statistics, self.evaluate, self.progress = graph, statistics, evaluate, progress
         with one_thread():  # first: a score that cannot be used is not told after minutes of other work
-            self.sample = Sample.of(graph.program, evaluate, seed) if isinstance(evaluate, Evaluation) else None
+            self.sample = Sample.of(graph, evaluate, seed) if isinstance(evaluate, Evaluation) else None
             self.dense = self.sample.dense if self.sample else whole_score(evaluate, graph.model)
         criterion = criterion or Elimination()
         free = [group for group in graph.exact if groups is None or group.name in groups]

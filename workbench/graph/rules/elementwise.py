@@ -14,7 +14,7 @@ UNARY = """abs chance acos asin atan bernoulli ceil celu clamp clamp_max clamp_m
 dropout elu erf erfc exp expm1 feature_dropout fill floor frac gelu hardshrink hardsigmoid hardswish hardtanh isinf
 isnan leaky_relu log log10 log1p log2 log_sigmoid log_sigmoid_forward logical_not mish nan_to_num native_dropout neg
 reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin sinh softplus softshrink sqrt square tan tanh threshold
-to trunc _to_copy type_as alias lift_fresh lift_fresh_copy bitwise_not _assert_tensor_metadata logit digamma lgamma
+to trunc _to_copy alias lift_fresh lift_fresh_copy bitwise_not _assert_tensor_metadata logit digamma lgamma
 sgn positive absolute rrelu hardswish_ _conj""".split()
 BINARY = """add sub mul div maximum minimum pow where eq ne lt le gt ge logical_and logical_or logical_xor
 bitwise_and bitwise_or bitwise_xor rsub atan2 fmod remainder floor_divide addcmul addcdiv lerp masked_fill
@@ -26,6 +26,12 @@ def unary(call: Call) -> object:
     """The labels of the one tensor, unchanged. A number that is added or a bound that is a tensor makes it binary."""
     labels = call.tensors()[0].labels if len(call.tensors()) == 1 else combine(call, call.tensors(), call.shape)
     return [labels] * len(call.shapes) if isinstance(call.shapes, list) else labels
+
+
+@rule("type_as")
+def type_as(call: Call) -> Labels:
+    """Of the other tensor nothing but the dtype counts."""
+    return call.tensors()[0].labels
 
 
 @rule(*BINARY)

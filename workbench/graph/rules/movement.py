@@ -20,6 +20,7 @@ SPLITS = "split split_with_sizes chunk unbind tensor_split".split()
 BY_PLACES = "index_select gather index embedding take_along_dim".split()
 PRODUCTS = "scaled_dot_product_attention matmul bmm einsum".split()
 KEEP = "keep the layer that makes it at full width"
+STACK = "put the parts together by torch.stack and flatten"
 
 
 @rule(*MOVES)
@@ -261,6 +262,10 @@ def write(call: Call) -> Labels:
         places = [varied(p.unsqueeze(dim) if call.op == "select_scatter" else p) for p in source.labels]
         if varied(label) not in (*places, (dim,)) and source.shape.numel() > 1:
             call.freeze(label, "something of fixed size is written into it", KEEP)
+    if call.op == "slice_scatter" and call["step"] != 1:  # what stays need not lie evenly any more
+        for label in (*labels, *source.labels):
+            if dim in varied(label):
+                call.freeze(label, f"it is written to at every {call['step']}th place", STACK)
     return tuple(labels)
 
 
