@@ -25,6 +25,7 @@ from workbench.evaluation import name_of as score_name
 from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
 from workbench.given import check_given
+from workbench.graph.chance import check_settled
 from workbench.graph.trace import ChannelGraph, Layer, trace
 from workbench.interaction import made_by, replan
 from workbench.limits import Limits
@@ -134,7 +135,9 @@ class Study:
     def graph(self) -> ChannelGraph:
         """Which channels can leave together."""
         with self._timed("trace"):
-            return trace(self.model, self.example_inputs, gather=self.gather, head_dim=self.head_dim)
+            graph = trace(self.model, self.example_inputs, gather=self.gather, head_dim=self.head_dim)
+        check_settled(self.model, graph.program.nodes)
+        return graph
 
     @cached_property
     def sites(self) -> tuple[tuple[Site, ...], tuple[Left, ...]]:

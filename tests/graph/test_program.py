@@ -81,3 +81,32 @@ def test_data_of_a_size_at_which_the_model_is_another(where: str) -> None:
             continue
         with pytest.raises(ValueError, match=words):
             study.sensitivity("predicted")
+
+
+class Sampling(nn.Module):
+    """A variational autoencoder, or dropout that is never off."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.encode, self.decode, self.how = nn.Linear(6, 8), nn.Linear(8, 6), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.encode(x).relu()
+        if self.how == "randn_like":
+            y = y + torch.randn_like(y)
+        elif self.how == "dropout":
+            y = nn.functional.dropout(y, 0.2)
+        else:
+            y = nn.functional.dropout(y, 0.2, self.training)
+        out: Tensor = self.decode(y)
+        return out
+
+
+@pytest.mark.parametrize("how", ["randn_like", "dropout", "none"])
+def test_a_forward_that_draws_is_refused_before_any_work(how: str) -> None:
+    study = wb.Study(Sampling(how), LEFT[:2], calibration=LEFT, refinement=None)
+    if how == "none":
+        assert study.compress(wb.Budget(macs=0.7)).target_met
+        return
+    with pytest.raises(wb.Refused, match=rf"{how} in Sampling: the forward draws random numbers in eval mode, too"):
+        assert study.graph

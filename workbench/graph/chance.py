@@ -6,7 +6,7 @@ is put into the graph in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -14,11 +14,38 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Node
+
+from workbench.errors import Refused
+from workbench.graph.call import bind, layer_of, op_name
 
 FUNCTIONS = {
     "dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d, "dropout3d": nn.Dropout3d,
     "alpha_dropout": nn.AlphaDropout, "feature_alpha_dropout": nn.FeatureAlphaDropout,
 }  # fmt: skip
+
+
+DRAWS = frozenset("""bernoulli cauchy exponential geometric log_normal multinomial normal normal_functional poisson rand
+rand_like randint randint_like randn randn_like randperm uniform""".split())
+
+
+def check_settled(model: nn.Module, nodes: Iterable[Node]) -> None:
+    """Refuse what draws random numbers in eval mode, too: no smaller model could be compared with it.
+
+    Raises
+    ------
+    Refused
+        An operation does; it is named.
+    """
+    for node in nodes:
+        op = op_name(node)
+        active = op.endswith("dropout") and bind(node, node.args, node.kwargs).get("train") is True
+        if op in DRAWS or active:
+            raise Refused(
+                op, layer_of(node) or type(model).__name__,
+                "the forward draws random numbers in eval mode, too, so that no two models can be compared",
+                "do without them there, as by `if self.training:`, or pass them in",
+            )  # fmt: skip
 
 
 @torch.library.custom_op("workbench::chance", mutates_args=())
