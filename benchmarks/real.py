@@ -29,7 +29,7 @@ from peers import TorchPruning, recalibrated
 from torch import Tensor, nn
 
 import workbench as wb
-from workbench.allocate import Uniform
+from workbench.allocate import Greedy, Solver, Uniform
 from workbench.cost.count import count
 from workbench.evaluation import Evaluation, whole_score
 from workbench.methods import CHANNELS
@@ -136,11 +136,15 @@ def _rows(
 
 
 def _ways(study: wb.Study, batches: Sequence[Pair]) -> dict[str, Callable[[float], nn.Module]]:
-    """Ours, refined and not, with the widths of the search and with one share everywhere; Torch-Pruning as it is."""
-    ours = {"workbench": (None, wb.Refinement()), "workbench, least squares alone": (None, None),
-            "workbench, least squares alone, one share everywhere": (Uniform(), None)}  # fmt: skip
+    """Ours, refined and not, with the widths of the search, by AIMET's rule and one share everywhere; Torch-Pruning."""
+    ours: dict[str, tuple[Solver | None, wb.Refinement | None]] = {
+        "workbench": (None, wb.Refinement()),
+        "workbench, least squares alone": (None, None),
+        "workbench, least squares alone, AIMET's greedy rule": (Greedy(), None),
+        "workbench, least squares alone, one share everywhere": (Uniform(), None),
+    }
 
-    def compressed(target: float, solver: Uniform | None, refinement: wb.Refinement | None) -> nn.Module:
+    def compressed(target: float, solver: Solver | None, refinement: wb.Refinement | None) -> nn.Module:
         study.refinement = refinement
         return study.compress(study.allocate(wb.Budget(macs=target), solver)).model
 

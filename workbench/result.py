@@ -117,9 +117,10 @@ class Result:
     front: Front | None = field(default=None, repr=False)  # where it was asked for
 
     def __repr__(self) -> str:
-        ratio = ", ".join(
-            f"{name} {value:.3f}" for name, value in self.ratio.items() if name in self.plan.budget.amounts
-        )
+        ratios = dict(self.ratio)
+        if self.latency is not None:
+            ratios["latency_ms"] = self.latency.after.median / self.latency.before.median
+        ratio = ", ".join(f"{name} {value:.3f}" for name, value in ratios.items() if name in self.plan.budget.amounts)
         return (
             f"Result({self.source.name}: {ratio} of the original, {self.score.name} {self.score.before:.4g} -> "
             f"{self.score.after:.4g}, {'verified' if self.verification.ok else 'NOT VERIFIED'})"

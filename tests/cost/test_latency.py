@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,6 +269,7 @@ def test_all_the_way(tmp_path: Path) -> None:
     again = wb.Plan.from_dict(json.loads(json.dumps(result.plan.to_dict())))
     assert again.budget == wb.Budget(latency_ms=0.5, multiple=16)
     assert "ms" in repr(result.latency)
+    assert re.search(r"latency_ms 0\.\d{3} of the original", repr(result))
     result.save(tmp_path)
     assert "Latency" in (tmp_path / "report.html").read_text()
     frame = result.to_frame().set_index("layer")
