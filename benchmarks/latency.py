@@ -39,7 +39,7 @@ from workbench.graph.record import Factored, recorded
 from workbench.graph.trace import ChannelGraph
 from workbench.limits import Limits
 from workbench.methods import CHANNELS, Methods
-from workbench.plan import plan_in_time
+from workbench.planning import plan_in_time
 from workbench.select import Path as Order
 from workbench.sensitivity import Curve, Point
 

@@ -16,7 +16,7 @@ from tests.test_plan import curves_of
 from workbench import Budget, Limits, Plan, Refused, compress, trace
 from workbench.graph.trace import ChannelGraph
 from workbench.limits import matching, multiples_of
-from workbench.plan import make_plan
+from workbench.planning import make_plan
 
 TOY = BY_NAME["residual"]
 Widths = Mapping[str, int]

@@ -15,7 +15,7 @@ from workbench.allocate.rounding import multiples
 from workbench.cost.count import count
 from workbench.cost.writes import write_products
 from workbench.graph.trace import ChannelGraph
-from workbench.plan import make_plan
+from workbench.planning import make_plan
 from workbench.select import Path
 from workbench.sensitivity import Curve, Point, SensitivityCurves
 from workbench.widths import width_problem

@@ -19,8 +19,8 @@ from workbench.cost.count import count
 from workbench.factorize import sites_of
 from workbench.graph.record import recorded
 from workbench.methods import CHANNELS
-from workbench.plan import width_problem
 from workbench.report import render
+from workbench.widths import width_problem
 
 
 class Net(nn.Module):

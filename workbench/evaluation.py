@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from tqdm.auto import tqdm
 
 from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
@@ -213,6 +214,24 @@ def whole_score(
             scores = number_or_vector(evaluate(model), evaluate)
     check_finite(scores, evaluate, which)
     return scores
+
+
+def scores_of(
+    test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module, progress: bool = False
+) -> np.ndarray:
+    """The scores of a model, of which some compare it with the original."""
+    which = "original" if small is dense else "smaller"
+    if progress and isinstance(test, Evaluation):
+        test = replace(test, batches=tqdm(test.batches, f"score {which}", unit="batch"))
+    if not isinstance(test, Fidelity):
+        return whole_score(test, small, which)
+    scores = []
+    with evaluating(dense), evaluating(small), torch.no_grad():
+        for batch in test.batches:
+            inputs = test.inputs_of(batch)
+            scores.append(test.batch_scores(inputs(small), inputs(dense), batch))
+            check_finite(scores[-1], test, which)
+    return np.concatenate(scores)
 
 
 def number_or_vector(score: Any, evaluate: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from workbench import drawing
 from workbench.allocate.budget import COUNTED
@@ -25,11 +24,10 @@ from workbench.apply import Applied
 from workbench.cost.count import Cost, count
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import Latency, compare_latency
-from workbench.evaluation import Evaluation, Fidelity, check_finite, name_of, whole_score
+from workbench.evaluation import Evaluation, name_of, scores_of
 from workbench.factorize import Left, folded, form_of, site_of
 from workbench.front import Front
 from workbench.graph.masked import survivors
-from workbench.graph.modes import evaluating
 from workbench.graph.modules import place_of, safe
 from workbench.graph.record import Factored, recorded
 from workbench.graph.survivors import Survivors
@@ -286,24 +284,6 @@ def compare(
         source, left, compare_latency(table, graph, small, plan.widths) if table else None,
         front,
     )  # fmt: skip
-
-
-def scores_of(
-    test: Evaluation | Callable[[nn.Module], Any], dense: nn.Module, small: nn.Module, progress: bool = False
-) -> np.ndarray:
-    """The scores of a model, of which some compare it with the original."""
-    which = "original" if small is dense else "smaller"
-    if progress and isinstance(test, Evaluation):
-        test = replace(test, batches=tqdm(test.batches, f"score {which}", unit="batch"))
-    if not isinstance(test, Fidelity):
-        return whole_score(test, small, which)
-    scores = []
-    with evaluating(dense), evaluating(small), torch.no_grad():
-        for batch in test.batches:
-            inputs = test.inputs_of(batch)
-            scores.append(test.batch_scores(inputs(small), inputs(dense), batch))
-            check_finite(scores[-1], test, which)
-    return np.concatenate(scores)
 
 
 def _layer(layer: Layer, weight: torch.Size, stays: Survivors, result: Result) -> dict[str, Any]:

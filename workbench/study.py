@@ -20,7 +20,7 @@ from workbench.apply import apply
 from workbench.calibrate import Batches, Statistics, calibrate
 from workbench.cost.latency import LatencyTable
 from workbench.cost.measure import measure_latency
-from workbench.evaluation import Evaluation, Fidelity, fitted
+from workbench.evaluation import Evaluation, Fidelity, fitted, scores_of
 from workbench.evaluation import name_of as score_name
 from workbench.factorize import Left, Site, sites_of
 from workbench.front import Choosable, Front
@@ -31,9 +31,10 @@ from workbench.interaction import made_by, replan
 from workbench.limits import Limits
 from workbench.manual import Pattern, Setting, concerned, free_groups, layers_like, plan_by_hand
 from workbench.methods import Methods
-from workbench.plan import Plan, make_plan, plan_in_time, plan_of
+from workbench.plan import Plan
+from workbench.planning import make_plan, plan_in_time, plan_of
 from workbench.refine import Refinement
-from workbench.result import Result, Source, compare, scores_of
+from workbench.result import Result, Source, compare
 from workbench.select import Criterion, Elimination, name_of, needs_of
 from workbench.sensitivity import Search, SensitivityCurves
 from workbench.signals import Loss

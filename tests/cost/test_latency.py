@@ -26,7 +26,7 @@ from workbench.cost.measure import measure_latency
 from workbench.cost.passes import LEVELS, grid, passes
 from workbench.graph.trace import ChannelGraph
 from workbench.methods import CHANNELS
-from workbench.plan import make_plan, plan_in_time
+from workbench.planning import make_plan, plan_in_time
 
 FIXED = 0.25  # ms
 

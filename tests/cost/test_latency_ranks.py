@@ -26,8 +26,9 @@ from workbench.cost.split import splits_of
 from workbench.factorize import factorize_, sites_of
 from workbench.graph.record import Factored
 from workbench.methods import CHANNELS
-from workbench.plan import make_plan, width_problem
+from workbench.planning import make_plan
 from workbench.report import render, units
+from workbench.widths import width_problem
 
 FIXED, CALL = 0.25, 0.01  # ms of a model, and of every layer and padding in it
 METHODS = ("spatial_svd", "weight_svd", "weight_svd_point_first", "tucker")

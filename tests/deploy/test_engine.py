@@ -21,7 +21,7 @@ from workbench.deploy import OnnxRuntime, engine
 from workbench.deploy.session import Session
 from workbench.factorize import sites_of
 from workbench.graph.call import op_name
-from workbench.plan import plan_in_time
+from workbench.planning import plan_in_time
 
 X = torch.rand(2, 4, 9, 9, generator=torch.Generator().manual_seed(0))
 

@@ -95,7 +95,7 @@ class Work:
             return
         from workbench.allocate.budget import Budget
         from workbench.limits import Limits
-        from workbench.plan import make_plan, plan_in_time
+        from workbench.planning import make_plan, plan_in_time
         from workbench.refine import Refinement
 
         part, start = self.folder.begin(run.name), time.perf_counter()

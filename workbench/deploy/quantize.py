@@ -20,9 +20,8 @@ from workbench.deploy.mixed import mixed
 from workbench.deploy.session import Served, Session
 from workbench.deploy.weights import attends
 from workbench.errors import Refused
-from workbench.evaluation import Fidelity, name_of
+from workbench.evaluation import Fidelity, name_of, scores_of
 from workbench.graph.inputs import Inputs
-from workbench.result import scores_of
 
 if TYPE_CHECKING:
     import onnx
