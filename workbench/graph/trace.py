@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import Node
 
 from workbench.errors import Refused
+from workbench.graph.atoms import Reason
 from workbench.graph.call import bind, is_batch_norm, op_name
 from workbench.graph.gather import with_gathers
 from workbench.graph.groups import ChannelGroup, Frozen, find_groups, layer_name
@@ -224,7 +225,21 @@ def trace(
     provenance = follow(program, traced, head_dim)
     groups, frozen = find_groups(provenance)
     layers = _layers(program, provenance, traced.batch or 1)
+    frozen = (*frozen, *_idle(model, program))
     return with_gathers(ChannelGraph(model, inputs, program, provenance, groups, frozen, layers), gather)
+
+
+def _idle(model: nn.Module, program: Program) -> list[Frozen]:
+    """Weights that eval mode has no use for, such as those of heads for training: what these read is not known."""
+    read = {used.name for node in program.nodes for used in node.all_input_nodes}
+    used = {program.tensors[name].data_ptr() for place, name in program.state.items() if place in read}
+    weights = [(name, weight) for name, weight in model.named_parameters() if weight.ndim > 1]
+    why = "it is not run in eval mode; in training it may read channels that have left"
+    remedy = "take the layer out of what is trained afterwards, as by model.aux = None"
+    return [
+        Frozen(name, 0, len(weight), Reason("forward", name.rpartition(".")[0], why, remedy))
+        for name, weight in weights if weight.data_ptr() not in used
+    ]  # fmt: skip
 
 
 def _exported(model: nn.Module, inputs: Inputs) -> tuple[Program, Inputs]:
