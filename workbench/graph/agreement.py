@@ -37,14 +37,14 @@ class Agreement:
             return
         self.seen.add(size)
         few = inputs.take(2) if self.program.any_batch else inputs
-        with evaluating(self.model):
-            wanted = few(self.model)
         told = ", ".join("x".join(map(str, shape)) or "a number" for shape in size)
         try:
             found = self.program(few)
         except RuntimeError as error:
             why = str(error).strip().splitlines()[0]
             raise ValueError(f"inputs of the size {told} cannot follow what was traced ({why}); {REMEDY}") from error
+        with evaluating(self.model):
+            wanted = few(self.model)
         if not _alike(wanted, found):
             raise ValueError(f"at inputs of the size {told} the model computes another thing than was traced; {REMEDY}")
 
