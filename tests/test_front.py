@@ -14,6 +14,7 @@ from torch import nn
 import workbench as wb
 from workbench import extras
 from workbench.front import Front
+from workbench.planning import make_plan
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_each_plan_is_that_of_its_budget(study: wb.Study, front: Front) -> None:
     curves = study.sensitivity()
     for share, plan in list(zip(front.shares, front, strict=True))[::9]:
         assert plan.costs["macs"] <= share * front.dense * (1 + 1e-9)
-        alone = wb.plan.make_plan(study.graph, curves, wb.Budget(macs=share))
+        alone = make_plan(study.graph, curves, wb.Budget(macs=share))
         assert plan.degradation == pytest.approx(alone.degradation)
         assert plan.gap == pytest.approx(0, abs=1e-9)
     losses = [plan.degradation for plan in front]
@@ -146,7 +147,7 @@ def test_the_slider_solves_anew(study: wb.Study) -> None:
         explorer.slider.value = percent
         plan = explorer.plan
         assert plan.budget == wb.Budget(macs=percent / 100, multiple=2)
-        best = wb.plan.make_plan(study.graph, study.sensitivity(), plan.budget)
+        best = make_plan(study.graph, study.sensitivity(), plan.budget)
         assert plan.degradation == pytest.approx(best.degradation)
         assert plan.costs["macs"] <= percent / 100 * study.graph.cost().macs
         for name, units in plan.kept.items():
