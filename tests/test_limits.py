@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -172,3 +173,11 @@ def test_what_a_model_writes_may_not_follow_from_its_widths() -> None:
     graph = trace(Choosy(), torch.zeros(1, 4))
     with pytest.raises(Refused, match="activation_bytes in Choosy: smaller models run other operations"):
         make_plan(graph, curves_of(graph), Budget(activation_bytes=0.5))
+
+
+@pytest.mark.parametrize("share", [0.14, np.float64(0.14)])
+def test_a_share_of_the_units_is_no_more_than_it_says(share: float) -> None:
+    """0.14 x 50 is a little above 7 in floating point."""
+    graph = trace(nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 3)), torch.zeros(1, 4))
+    plan = make_plan(graph, curves_of(graph), Budget(macs=0.14), limits=Limits(minimum={"0": share}))
+    assert len(plan.kept["0"]) == 7

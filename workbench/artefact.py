@@ -60,8 +60,11 @@ def save(result: Result, directory: Path) -> Path:
         "aliases": aliases,
     }
     data = result.to_dict()
-    texts = {RESULT: json.dumps(data, indent=1, allow_nan=False), REPORT: render(data),
-             PLAN: json.dumps(plan, indent=1, allow_nan=False)}  # fmt: skip  # before any file is touched
+    texts = {  # made before any file is touched, and the plan written last
+        RESULT: json.dumps(data, indent=1, allow_nan=False),
+        REPORT: render(data),
+        PLAN: json.dumps(plan, indent=1, allow_nan=False),
+    }
     for name, tensors in ((WEIGHTS, state), (REFERENCE, _reference(result))):
         with whole_file(directory / name) as beside:
             save_file(tensors, beside)

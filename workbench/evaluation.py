@@ -230,8 +230,9 @@ def scores_of(
         for batch in test.batches:
             inputs = test.inputs_of(batch)
             scores.append(test.batch_scores(inputs(small), inputs(dense), batch))
-            check_finite(scores[-1], test, which)
-    return np.concatenate(scores)
+    found = np.concatenate(scores)
+    check_finite(found, test, which)
+    return found
 
 
 def number_or_vector(score: Any, evaluate: Any) -> np.ndarray:

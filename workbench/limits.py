@@ -111,7 +111,7 @@ class Limits:
         """
         for pattern, least in self.minimum.items():
             for name in matching(graph, pattern):
-                units = least if isinstance(least, int) else math.ceil(Fraction(repr(least)) * graph[name].units)
+                units = math.ceil(Fraction(str(least)) * graph[name].units) if isinstance(least, float) else least
                 problem = at_least(problem, name, units)
         for pattern, widths in self.forbidden.items():
             for name in matching(graph, pattern):

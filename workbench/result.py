@@ -112,7 +112,7 @@ class Result:
     source: Source = field(repr=False)
     left: Sequence[Left] = field(default=(), repr=False)  # the layers whose rank could not be lowered
     latency: Latency | None = None  # where milliseconds were budgeted
-    front: Front | None = field(default=None, repr=False)  # where it was asked for
+    front: Front | None = field(default=None, repr=False)  # what else was possible, where that is known
 
     def __repr__(self) -> str:
         ratios = dict(self.ratio)

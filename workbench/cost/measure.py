@@ -121,8 +121,8 @@ class Latency:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; those of the layers stand with each layer of a result."""
+        return {key: value for key, value in asdict(self).items() if key != "layers"}
 
 
 def compare_latency(

@@ -12,7 +12,7 @@ from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 from workbench.graph.program import Program
 
-TOLERANCE = 1e-3  # relative: a size that is wrong changes more, rounding less
+TOLERANCE = 1e-3  # relative: a size that is wrong changes more, rounding less, but in half precision
 REMEDY = "give example inputs of the size of your data, or let the forward take every size from its inputs"
 
 
@@ -58,8 +58,9 @@ def _size(inputs: Inputs) -> tuple[tuple[int, ...], ...]:
 def _alike(wanted: Any, found: Any) -> bool:
     pairs = zip(*map(pytree.tree_leaves, (wanted, found)), strict=True)
     tensors = [(one, other) for one, other in pairs if isinstance(one, Tensor) and isinstance(other, Tensor)]
-    return all(
-        one.shape == other.shape
-        and not (one - other).double().norm() > TOLERANCE * one.double().norm()
-        for one, other in tensors if one.is_floating_point()
-    )  # fmt: skip
+    return all(_near(one, other) for one, other in tensors if one.is_floating_point())
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    allowed = max(TOLERANCE, torch.finfo(one.dtype).eps ** 0.5)
+    return one.shape == other.shape and not torch.dist(one.double(), other.double()) > allowed * one.double().norm()
