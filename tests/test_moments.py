@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.moments import BLOCK, Moments
+from workbench.moments import COLUMNS, Moments
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
     torch.testing.assert_close(moments.xx[:, :-1, :-1], x.double().mT @ x.double(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+@pytest.mark.parametrize("size", [1, COLUMNS - 1, COLUMNS, 2 * COLUMNS + 3])
 def test_all_blocks_of_a_wide_layer_are_there(size: int) -> None:
     x, y = torch.randn(1, 40, size, dtype=torch.float64), torch.randn(1, 40, 2, dtype=torch.float64)
     moments = Moments.empty(1, size, 2)

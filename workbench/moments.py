@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 256  # columns, or rows
+COLUMNS, ROWS = 96, 256  # that are taken at a time
 
 
 @dataclass
@@ -38,8 +38,8 @@ class Moments:
         rows, targets = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (rows, targets))
         # float32 products of one batch, summed in float64: no sum grows long enough to lose digits
         size = rows.shape[-1]
-        for start in range(0, size, BLOCK):  # half of a symmetric matrix is enough
-            some = slice(start, min(start + BLOCK, size))
+        for start in range(0, size, COLUMNS):  # half of a symmetric matrix is enough
+            some = slice(start, min(start + COLUMNS, size))
             found = (rows[..., some].mT @ rows[..., start:]).double().cpu()
             self.xx[:, some, start:size] += found
             self.xx[:, some.stop : size, some] += found[..., some.stop - start :].mT
@@ -49,7 +49,7 @@ class Moments:
         self.xx[:, :size, size] += sums
         self.xx[:, size, size] += rows.shape[1]
         self.xy[:, size] += targets.sum(1).double().cpu()
-        squares = [some.square().sum(1) for some in targets.split(BLOCK, 1)]  # a few at a time stay in the cache
+        squares = [some.square().sum(1) for some in targets.split(ROWS, 1)]  # a few at a time stay in the cache
         self.yy += torch.stack(squares).sum(0).double().cpu()
         self.count += rows.shape[1]
 

@@ -80,6 +80,7 @@ def _best(fit: _Fit, held_out: Moments, ridges: Sequence[float]) -> float:
     error = cache(lambda place: check.error(fit.solution(ridges[place], some)))
     place = (len(ridges) - 1) // 2
     for step in (-1, 1):
+        fit.hold(ridges[place])
         start = place
         while 0 <= place + step < len(ridges) and error(place + step) < error(place):
             place += step
@@ -112,6 +113,11 @@ class _Fit:
         self.scale = squares.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
         self.dead = squares.eq(0)  # what is always zero cannot be fitted, and its old weight does no harm
         self.factor = lru_cache(2)(self._factor)  # no more: of 8,192 columns it takes half a gigabyte
+
+    def hold(self, ridge: float) -> None:
+        """Of the two factors that are kept, the next one shall not replace this ridge's."""
+        if ridge != FOLD:
+            self.factor(ridge)
 
     def solution(self, ridge: float, outputs: slice = slice(None)) -> Tensor:
         """For some of the outputs; the old one where the moments are too singular for this ridge."""
