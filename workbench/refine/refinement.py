@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, Batches
+from workbench.graph.inputs import Inputs
 from workbench.graph.modes import evaluating
 from workbench.graph.record import recorded
 from workbench.graph.trace import ChannelGraph
@@ -21,6 +23,7 @@ from workbench.refine.optimizer import Quasi
 from workbench.refine.split import Split
 
 VALUES = 3  # the original's, the smaller model's, and the gradients of these
+SCALING = 4  # batches that tell how large the original's values are
 WARM_UP = 0.2  # share of the steps in which the rate rises
 REACH = 0.08  # of the root of the loss at first: larger steps do more harm than there is to make good
 
@@ -135,19 +138,16 @@ class Refinement:
         quasi = Quasi(parameters, input_bases(small, split.fitted, generator))
         for parameter in parameters:
             parameter.requires_grad_(True)
-        draws = split.forever(generator)
+        draws = self._draws(split, generator)
+        scaling = (part for inputs in islice(draws, SCALING) for part, _ in split.parts(inputs, most))
+        with torch.no_grad():
+            scales = scales_of(features.original(graph.model, part) for part in scaling)
         rate = math.inf
         for number in tqdm(range(self.steps), "refine", disable=not progress, unit="step"):
-            inputs = next(draws)
-            inputs = blended(inputs, generator) if self.blend else inputs
-            parts = list(split.parts(inputs, most))
-            with torch.no_grad():
-                whole = features.original(graph.model, inputs) if len(parts) == 1 else None
-                scales = scales_of([whole] if whole else (features.original(graph.model, part) for part, _ in parts))
             total = 0.0
-            for part, share in parts:
+            for part, share in split.parts(next(draws), most):
                 with torch.no_grad():
-                    wanted = whole or features.original(graph.model, part)
+                    wanted = features.original(graph.model, part)
                 with torch.enable_grad():
                     outputs, layers = features.errors(wanted, features.smaller(small, part), scales)
                     loss = share * (outputs + self.features * layers)
@@ -155,6 +155,11 @@ class Refinement:
                 total += loss.item()
             rate = min(rate, self.rate, REACH * math.sqrt(total)) if number == 0 else rate
             quasi.step(rate * _schedule((number + 0.5) / self.steps))
+
+    def _draws(self, split: Split, generator: torch.Generator) -> Iterator[Inputs]:
+        """Batches for steps, without end."""
+        for inputs in split.forever(generator):
+            yield blended(inputs, generator) if self.blend else inputs
 
 
 def _schedule(progress: float) -> float:
