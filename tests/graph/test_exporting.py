@@ -81,3 +81,8 @@ class Talking(nn.Sequential):
 def test_what_a_forward_says_is_heard(capfd: pytest.CaptureFixture[str]) -> None:
     wb.trace(Talking(nn.Linear(3, 4), nn.Linear(4, 2)), torch.randn(1, 3))
     assert "here" in capfd.readouterr().err
+
+
+def test_what_pytorch_says_of_its_own_lstm_is_not_passed_on(recwarn: pytest.WarningsRecorder) -> None:
+    wb.trace(nn.LSTM(4, 8, 2, batch_first=True), torch.randn(2, 5, 4))
+    assert not [str(warning.message) for warning in recwarn]

@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -27,6 +28,7 @@ HINTS = {  # what PyTorch's own words hold -> what helps
     "DynamicCache": "turn the cache off, as by model.config.use_cache = False",
     "pytree": "register the class of its inputs or outputs: torch.export.register_dataclass(TheClass)",
 }
+OF_RECURRENT = r"The tensor attributes? (self\.[\w.]*_flat_weights\[\d+\],? )+w"  # PyTorch of its own LSTM
 LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
@@ -48,9 +50,11 @@ def exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
 
 
 def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
-    return torch.export.export(
-        model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", OF_RECURRENT)
+        return torch.export.export(
+            model, inputs.args, dict(inputs.kwargs), dynamic_shapes=inputs.dynamic(), strict=False
+        )  # fmt: skip
 
 
 def _length(value: Any, length: Any = len) -> Any:
