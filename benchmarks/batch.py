@@ -55,7 +55,8 @@ def _call(run: Run) -> list[str]:
     budget = ",".join(f"{name}={value}" for name, value in run.budget.items())
     return [
         "compress", "--model", run.model, "--budget", budget, "--criterion", run.criterion, "--mode", run.mode,
-        "--refinement", str(run.refinement), "--seed", str(run.seed), "--methods", ",".join(run.methods),
+        "--refinement", str(run.refinement), "--evaluations", str(run.evaluations), "--seed", str(run.seed),
+        "--methods", ",".join(run.methods),
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import workbench as wb
 from tests.batch import shop
-from tests.batch.jobs import FILES, batch, compared, jobs, shell, whole
+from tests.batch.jobs import FILES, METHODS, SHOP_JOB, batch, compared, jobs, shell, whole
 from workbench import cli
 from workbench.artefact import replays
 from workbench.batch.dask import dask_executor
@@ -88,6 +88,21 @@ def test_the_same_as_without_a_batch(done: Done, tmp_path: Path) -> None:
     study.compress(wb.Budget(macs=0.5)).save(tmp_path)
     kept = json.loads((tmp_path / "plan.json").read_text())["kept"]
     assert json.loads((out / "build-plain-macs0.5" / "plan.json").read_text())["kept"] == kept
+
+
+def test_evaluations_of_a_method_refine_its_plans(tmp_path: Path) -> None:
+    """As ``study.refine`` does, and whatever run of the same search came before."""
+    methods = {"plain": METHODS["plain"], "better": {**METHODS["plain"], "evaluations": 9}}
+    both = {"methods": methods, "jobs": [{**SHOP_JOB, "budget": "macs=0.5", "method": ["plain", "better"]}]}
+    table = wb.batch.run(both, out=tmp_path, progress=False)
+    assert set(table["state"]) == {"done"}
+    plans = {name: json.loads((tmp_path / f"build-{name}-macs0.5" / "plan.json").read_text()) for name in methods}
+    assert plans["plain"]["lost"] is None
+    study = wb.Study(shop.build(), shop.one(), calibration=shop.some(), evaluate=shop.score(), refinement=None)
+    study.sensitivity("measured", [wb.Budget(macs=0.5)])
+    refined = study.refine(wb.Budget(macs=0.5), 9)
+    assert plans["better"]["lost"] == pytest.approx(refined.lost, rel=1e-3)  # another number of threads
+    assert plans["better"]["kept"] == {name: list(units) for name, units in refined.kept.items()}
 
 
 def test_nothing_is_done_again(done: Done) -> None:

@@ -31,6 +31,7 @@ class Run:
     criterion: str = "elimination"
     mode: str = "auto"
     refinement: int = 300
+    evaluations: int = 0
     methods: tuple[str, ...] = METHODS
     seed: int = 0
     architecture: str | None = None
@@ -95,8 +96,8 @@ def _runs(job: Job, methods: Mapping[str, Method]) -> Iterator[Run]:
         method = known[name]
         yield Run(
             _name(job.name, model, name, budget, seed), model, budget, name, method.criterion, method.mode,
-            method.refinement, tuple(method.methods), seed, job.architecture, job.inputs, job.calibration,
-            job.evaluate, job.test, tuple(job.export or ()), job.time_limit, job.memory_limit,
+            method.refinement, method.evaluations, tuple(method.methods), seed, job.architecture, job.inputs,
+            job.calibration, job.evaluate, job.test, tuple(job.export or ()), job.time_limit, job.memory_limit,
         )  # fmt: skip
 
 

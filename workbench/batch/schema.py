@@ -72,6 +72,9 @@ class Method(Strict):
     criterion: Literal[CRITERIA] = Field(default="elimination", description=f"one of {', '.join(CRITERIA)}")  # type: ignore[valid-type]
     mode: Literal[MODES] = Field(default="auto", description=f"one of {', '.join(MODES)}")  # type: ignore[valid-type]
     refinement: int = Field(default=300, ge=0, description="a whole number of steps, or 0 for none")
+    evaluations: int = Field(
+        default=0, ge=0, description="a whole number of models to score for a better plan, or 0 for none"
+    )
     methods: Annotated[
         list[Literal[METHODS]],  # type: ignore[valid-type]
         Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Literal[METHODS] | list[Literal[METHODS]]),

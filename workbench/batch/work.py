@@ -111,6 +111,8 @@ class Work:
                 plan = make_plan(study.graph, curves, budget)
             else:
                 plan = plan_in_time(study.graph, curves, budget, None, Limits(), study.latency)
+            if run.evaluations:
+                plan = study.refine(plan, run.evaluations)
             self._tell("planned", run=run.name, into=part, predicted=plan.degradation)
             result = study.compress(plan)
             result.save(part)
