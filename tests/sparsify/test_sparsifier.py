@@ -255,12 +255,21 @@ def test_a_sparse_model_is_trained_further() -> None:
     masks = sp.prune(model, 0.7)
     sp.mask_(model, masks)
     optimizer = sgd(model)
-    sparsifier = Sparsifier(model, Hold()).prepare()
+    sparsifier = Sparsifier(model, Hold())
     before = model[6].weight.detach().clone()  # type: ignore[union-attr, operator]
     train(model, sparsifier, optimizer, 5)
     assert zeros(model, masks) == pytest.approx(0.7, abs=0.005)
     assert not torch.equal(before, model[6].weight)  # type: ignore[arg-type]
     assert all(torch.equal(sparsifier.masks[name], masks[name]) for name in masks)
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+def test_the_first_masks_are_chosen_when_a_schedule_begins(begin: int) -> None:
+    """And not ``every`` steps later."""
+    model = net()
+    sparsifier = Sparsifier(model, Prune(sp.OneShot(0.8, begin=begin), every=50))
+    train(model, sparsifier, sgd(model), 5)
+    assert sparsifier.sparsity == pytest.approx(0.8, abs=0.005)
 
 
 def test_attached_to_the_optimiser_it_is_the_same() -> None:
@@ -283,7 +292,7 @@ def test_finetune_trains_what_is_masked() -> None:
     """The optimiser that finetune makes is attached."""
     model = net()
     sp.mask_(model, sp.prune(model, 0.6))
-    sparsifier = Sparsifier(model, Hold()).prepare()
+    sparsifier = Sparsifier(model, Hold())
     loader = list(zip(X.split(8), Y.split(8), strict=True))
     wb.finetune(model, loader, 2, optimizer=lambda parameters: sparsifier.attach(torch.optim.Adam(parameters)))
     assert sparsifier.steps == 10

@@ -36,7 +36,7 @@ class Story:
     def hold(self) -> None:
         """Pruned in one shot, from now on held."""
         sp.mask_(self.model, self.masks)
-        self.sparsifier = sp.Sparsifier(self.model, sp.Hold()).prepare()
+        self.sparsifier = sp.Sparsifier(self.model, sp.Hold())
 
     def do(self, deed: str) -> None:
         before = self.outputs()

@@ -60,7 +60,8 @@ class Running:
         schedule, every = self.stage.schedule, self.stage.every
         if now < schedule.begin or (schedule(now) == self.target and not self.stage.returning):
             return False
-        if not every or before < schedule.begin or before < schedule.end <= now:
+        at_once = not self.masks and schedule(schedule.begin) != self.target
+        if not every or at_once or before < schedule.end <= now:
             return True
         return _count(now - schedule.begin, every) > _count(before - schedule.begin, every)
 

@@ -83,7 +83,8 @@ class Sparsifier:
             sites_of(model, hold.layers, hold.ignore)  # a name that means nothing is refused now
         self.steps = 0
         self.held: dict[int, Masks] = {}
-        self.masks: Masks = {}  # what all stages leave: True stays
+        self._hold()  # before the optimiser moves what is zero
+        self.masks = self._merged()  # what all stages leave: True stays
         self.snapshots: dict[float, dict[str, Tensor]] = {}
         self._before = self._weights()
         self._snap()
@@ -190,18 +191,23 @@ class Sparsifier:
         return steps / self.steps_per_epoch if self.recipe.unit == "epochs" and self.steps_per_epoch else float(steps)
 
     def _update(self, before: float) -> None:
-        now, changed = self.time, False
+        now = self.time
         self._snap()
-        for number, hold in self.holds.items():
-            if number not in self.held and now >= hold.begin:
-                self.held[number] = zeros_of(self.model, sites_of(self.model, hold.layers, hold.ignore))
-                changed = True
+        changed = self._hold()
         rewind = [self._advance(run, before, now) for run in self.runs]
         if changed or any(moved is not None for moved in rewind):
             self._replace([run for run, moved in zip(self.runs, rewind, strict=True) if moved])
         mask_(self.model, self.masks)
         check(self.model, self.masks)
         self._before = self._weights()
+
+    def _hold(self) -> bool:
+        """Take what is zero where a stage that holds begins; whether one does."""
+        begun = [number for number, hold in self.holds.items() if number not in self.held and self.time >= hold.begin]
+        for number in begun:
+            hold = self.holds[number]
+            self.held[number] = zeros_of(self.model, sites_of(self.model, hold.layers, hold.ignore))
+        return bool(begun)
 
     def _advance(self, run: Running, before: float, now: float) -> bool | None:
         """Choose a stage's masks where they are due: None where they are not, else whether it rewinds."""

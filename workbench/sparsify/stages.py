@@ -65,7 +65,10 @@ class Prune:
 
 @dataclass(frozen=True)
 class Hold:
-    """What is zero when it begins stays zero: a sparse model is trained further (SparseML's constant modifier)."""
+    """What is zero when it begins stays zero: a sparse model is trained further (SparseML's constant modifier).
+
+    With ``begin`` 0 that is what is zero when the sparsifier is made: load the weights first.
+    """
 
     layers: tuple[str, ...] = ("*",)
     ignore: tuple[str, ...] = ()
