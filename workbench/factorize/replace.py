@@ -12,6 +12,7 @@ from workbench.errors import Refused
 from workbench.factorize.layers import KINDS, Form, factorized, weight_of
 from workbench.factorize.shape import Shape
 from workbench.factorize.spatial_svd import SpatialSVD
+from workbench.factorize.standing import places_of
 from workbench.factorize.tucker import Tucker
 from workbench.factorize.weight_svd import WeightSVD
 from workbench.graph.modules import place_of, safe
@@ -51,7 +52,6 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
     done = []
     for factored in factors:
         path = place_of(factored.layer, model)
-        owner, _, leaf = path.rpartition(".")
         module = model.get_submodule(path)
         if not isinstance(module, KINDS):
             raise Refused(
@@ -64,7 +64,9 @@ def factorize_(model: nn.Module, factors: Sequence[Factored], blank: bool = Fals
         form = replace(form, rank=min(form.rank, form.method.full(shape)))
         zeros = [torch.zeros(shape.groups, stage.outputs or shape.outputs, stage.inputs or shape.inputs,
                              *stage.kernel(shape)) for stage in form.method.stages(shape, form.rank)]  # fmt: skip
-        setattr(model.get_submodule(owner), leaf, factorized(module, form, factors=zeros if blank else None))
+        split = factorized(module, form, factors=zeros if blank else None)
+        for owner, name in places_of(model, module):
+            setattr(owner, name, split)
         done.append(replace(factored, rank=form.rank))
     record = recorded(model) or Record(())
     return remember(model, replace(record, factors=tuple(done)))

@@ -11,6 +11,7 @@ from torch import nn
 from workbench.blocks import Blocks
 from workbench.factorize.layers import KINDS, Form
 from workbench.factorize.shape import Method, Shape, Stage, macs_of, positions_of
+from workbench.factorize.standing import LOOKED_AT, replaceable
 from workbench.graph.call import layer_of
 from workbench.graph.gather import Gathered
 from workbench.graph.modules import HOOKS
@@ -53,27 +54,36 @@ class Left:
 def sites_of(graph: ChannelGraph, methods: Sequence[Method]) -> tuple[tuple[Site, ...], tuple[Left, ...]]:
     """The layers that some of the methods can factorise, in the order they run, and those that none can."""
     sites, left = [], []
-    for layer in graph.layers:
+    own = {layer.name: _own(graph, layer) for layer in graph.layers} if methods else {}
+    standing = replaceable(graph, [name for name, why in own.items() if not why])
+    for layer in graph.layers if methods else ():
         shape = Shape.of(layer.shape, layer.groups)
         whys = {method: method.unfit(shape) for method in methods}
         fit = tuple(method for method, why in whys.items() if not why)
-        why = fixed(graph, layer) or ("" if fit else next(iter(whys.values()), ""))
+        why = own[layer.name] or ("" if fit else next(iter(whys.values())))
+        why = why or ("" if layer.name in standing else LOOKED_AT)
         if why:
             left.append(Left(layer.name, why))
-        elif fit:
+        else:
             sites.append(site_of(graph, layer, fit))
     return tuple(sites), tuple(left)
 
 
 def fixed(graph: ChannelGraph, layer: Layer) -> str:
     """Why no sequence of layers can stand in this one's place; empty where one can."""
+    return _own(graph, layer) or ("" if replaceable(graph, [layer.name]) else LOOKED_AT)
+
+
+def _own(graph: ChannelGraph, layer: Layer) -> str:
+    """Why not, as far as the layer itself tells."""
     if layer.transposed:
         return "it is a transposed convolution, for which no method is known here"
     if not graph.runs_once(layer):
         return "its weight is used more than once"
     module = _module(graph.model, layer.name)
     node = next(node for node in graph.program.nodes if node.name == layer.node)
-    if type(module) not in KINDS or layer.weight != f"{layer.name}.weight" or layer_of(node) != layer.name:
+    called = _module(graph.model, layer_of(node))
+    if type(module) not in KINDS or layer.weight != f"{layer.name}.weight" or called is not module:
         return f"its weight is used by a function of {layer_of(node) or 'the model'}, not by a layer's own forward"
     gathers = {member.tensor for group in graph.groups for member in group.members if member.gather}
     if isinstance(module, Gathered) or layer.weight in gathers:

@@ -148,14 +148,6 @@ def _obstacle(graph: ChannelGraph, layer: Layer) -> str:
         return "its weight is no module's own kind"
     if layer.shape[1] < 2:
         return "it has a single one"
-    if not graph.runs_once(layer) or _shared(graph, layer):
+    if not graph.runs_once(layer):
         return "its weight is used elsewhere, too"
     return ""
-
-
-def _shared(graph: ChannelGraph, layer: Layer) -> bool:
-    placeholders = [node for node, tensor in graph.program.state.items() if tensor == layer.weight]
-    users = [node for node in graph.program.nodes if any(used.name in placeholders for used in node.all_input_nodes)]
-    own = graph.provenance.owned[layer.weight]  # tied tensors have the same atoms
-    tied = sum(atoms is own for atoms in graph.provenance.owned.values())
-    return len(users) != 1 or tied != 1

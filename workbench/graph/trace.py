@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -124,8 +125,17 @@ class ChannelGraph:
         }
 
     def runs_once(self, layer: Layer) -> bool:
-        """Whether no other layer has the same weight."""
-        return sum(other.weight == layer.weight for other in self.layers) == 1
+        """Whether nothing else reads the same weight: no other layer, no embedding, no function."""
+        return self._readers[id(self.provenance.owned[layer.weight])] == 1
+
+    @cached_property
+    def _readers(self) -> Counter[int]:
+        """How many operations read each owned tensor; tied ones have the same atoms."""
+        owned = {place: id(self.provenance.owned[name]) for place, name in self.program.state.items()}
+        return Counter(
+            tensor for node in self.program.nodes
+            for tensor in {owned[used.name] for used in node.all_input_nodes if used.name in owned}
+        )  # fmt: skip
 
     @cached_property
     def parameters(self) -> dict[str, torch.Tensor]:
