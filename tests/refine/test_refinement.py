@@ -299,6 +299,19 @@ def test_bases_are_orthogonal_and_diagonalise_what_is_read() -> None:
     assert (turned - turned.diagonal().diag()).abs().max() < 1e-3 * turned.diagonal().max()
 
 
+def test_bases_are_found_where_divide_and_conquer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.refine.bases import input_bases
+
+    def fails(_: Tensor) -> None:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    x = torch.randn(64, 6) @ torch.randn(6, 6)
+    ((basis,),) = input_bases(nn.Linear(6, 2), [Inputs.of(x)], torch.Generator().manual_seed(0)).values()
+    turned = basis.mT @ (x.mT @ x) @ basis
+    assert torch.allclose(turned[0], torch.diag(turned[0].diagonal()), atol=1e-2)
+
+
 def test_a_wide_layer_has_several_bases() -> None:
     from workbench.refine.bases import input_bases
 

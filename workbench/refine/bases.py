@@ -47,4 +47,14 @@ def _rows(module: nn.Module, value: Tensor, generator: torch.Generator) -> Tenso
 
 def _bases(rows: Tensor) -> Bases:
     blocks = rows.double().tensor_split(-(-rows.shape[-1] // WIDEST), -1)
-    return tuple(torch.linalg.eigh(block.mT @ block).eigenvectors.to(rows) for block in blocks)
+    return tuple(_eigenvectors(block.mT @ block).to(rows) for block in blocks)
+
+
+def _eigenvectors(matrices: Tensor) -> Tensor:
+    """Of symmetric matrices ``[groups, width, width]``."""
+    try:
+        return torch.linalg.eigh(matrices).eigenvectors
+    except torch.linalg.LinAlgError:  # divide and conquer may fail to converge where the slower QR iteration does not
+        from scipy.linalg import eigh
+
+        return torch.stack([torch.from_numpy(eigh(one, driver="ev")[1]) for one in matrices.cpu().numpy()])
