@@ -54,7 +54,7 @@ def _eigenvectors(matrices: Tensor) -> Tensor:
     """Of symmetric matrices ``[groups, width, width]``."""
     try:
         return torch.linalg.eigh(matrices).eigenvectors
-    except torch.linalg.LinAlgError:  # divide and conquer may fail to converge where the slower QR iteration does not
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # QR iteration converges where that does not
         from scipy.linalg import eigh
 
         return torch.stack([torch.from_numpy(eigh(one, driver="ev")[1]) for one in matrices.cpu().numpy()])
