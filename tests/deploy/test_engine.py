@@ -116,3 +116,14 @@ def test_a_budget_in_milliseconds_of_onnxruntime(tmp_path: Path) -> None:
 def test_other_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="onnxruntime is timed on the processor, not on meta; give device='cpu'"):
         OnnxRuntime().times([Call(nn.Linear(2, 2, device="meta"), (torch.zeros(1, 2, device="meta"),))], 1)
+
+
+def test_a_file_that_is_kept_tells_inputs_apart_by_name() -> None:
+    class Minus(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a - b
+
+    runtime, model, inputs = OnnxRuntime(), Minus(), {"a": X, "b": X.square()}
+    for given in (inputs, dict(reversed(inputs.items()))):
+        (found,) = runtime._run_of(Call(model, (), given))()
+        assert torch.allclose(torch.tensor(found), model(**inputs))

@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ import workbench as wb
 from tests.models import Lambda
 from workbench import extras
 from workbench.deploy import onnx
+from workbench.deploy.session import Session
 from workbench.graph.inputs import Inputs
 
 WIDTH, HEADS, KEYS, WORDS = 24, 4, 2, 31
@@ -128,8 +129,38 @@ def test_onnx_names(tmp_path: Path) -> None:
     assert [(value.name, value.shape) for value in session.get_inputs()] == [("words", ["batch", 7])]
     shapes = [(value.name, value.shape) for value in session.get_outputs()]
     assert shapes == [("state", ["batch", 7, WIDTH]), ("scores", ["batch", 7, WORDS])]
-    assert onnx._output_names(torch.zeros(1)) == ["output"]
-    assert onnx._output_names([torch.zeros(1), (torch.zeros(1),)]) == ["output_0", "output_1_0"]
+    assert onnx._output_names(torch.zeros(1), ["x"]) == ["output"]
+    assert onnx._output_names([torch.zeros(1), (torch.zeros(1),)], ["x"]) == ["output_0", "output_1_0"]
+
+
+class Named(NamedTuple):
+    """Fields that are called as operations or inputs are."""
+
+    logits: Tensor
+    linear: Tensor
+
+
+@pytest.mark.parametrize(
+    ("returned", "names"),
+    [
+        (lambda h: Named(h, h.relu()), ["logits", "linear"]),
+        (lambda h: {"hidden": h}, ["output_hidden"]),
+        (lambda h: {"x_0": h, "x": [h.relu(), h + 1]}, ["x_0", "x_0_2", "x_1"]),
+        (lambda h: {"output_hidden": h, "hidden": h * 2}, ["output_hidden", "output_hidden_2"]),
+        (lambda h: {"linear": h.relu(), "weight": h.sigmoid()}, ["linear", "weight"]),
+    ],
+)
+def test_onnx_outputs_have_names_of_their_own(returned: Any, names: list[str], tmp_path: Path) -> None:
+    """Whatever inputs, weights and inner values are called."""
+
+    class Model(nn.Linear):
+        def forward(self, hidden: Tensor) -> Any:
+            return returned(super().forward(hidden))
+
+    exported = wb.export_onnx(Model(4, 4), torch.randn(2, 4), tmp_path / "x.onnx")
+    session = Session(exported.path)
+    assert session.names == ["hidden"]
+    assert [value.name for value in session.session.get_outputs()] == names
 
 
 def test_a_program_runs_without_workbench(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -275,3 +279,37 @@ def test_what_is_gone_already_may_be_more_than_a_pattern_lets_leave() -> None:
     masks = sp.prune(model, 0.5, sp.Rule(pattern=sp.NofM()), masks={"0.weight": before})
     assert masks["0.weight"][:, :4].tolist() == [[False, False, False, True]] * 3
     assert masks["0.weight"][:, 4:].sum(1).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("share", [1.5, -0.1, True, "0.5", float("nan")])
+def test_shares_are_shares(share: Any) -> None:
+    with pytest.raises(ValueError, match=r"0.weight would lose .* of its units; give a share from 0 to 1"):
+        sp.Shares({"0.weight": share})
+
+
+def test_numbers_of_other_kinds_are_the_same_numbers() -> None:
+    """An int is a share where only shares have a meaning; NumPy's numbers are Python's."""
+    assert sp.Shares({"*": 1}) == sp.Shares({"*": 1.0})
+    assert type(sp.Shares({"*": 1}).share("0.weight")) is float
+    assert repr(sp.Shares({"*": np.float32(0.5)})) == repr(sp.Shares({"*": 0.5}))
+    for other, same in ((np.float64(0.5), 0.5), (np.float32(0.5), 0.5), (np.int64(2), 2), (Fraction(1, 2), 0.5)):
+        assert repr(sp.Absolute(other)) == repr(sp.Absolute(same))
+        assert repr(sp.Further(other)) == repr(sp.Further(same))
+    with pytest.raises(ValueError, match=r"an amount of .* is neither"):
+        sp.Absolute(np.bool_(True))
+
+
+def test_a_minimum_waits_for_the_amount() -> None:
+    """On a ramp no layer loses more than its minimum before all can have it; then all have it. The total is exact."""
+    model, masks = net(), dict[str, Tensor]()
+    sizes = {name: mask.numel() for name, mask in sp.prune(model, 0.0).items()}
+    rule = sp.Rule(scope=sp.Together(minimum=0.2, maximum=0.9))
+    for share in np.linspace(0.001, 0.6, 40):
+        masks = sp.prune(model, share, rule, masks=masks)
+        lost = {name: gone(mask) for name, mask in masks.items()}
+        assert sum(lost.values()) == round(share * sum(sizes.values()))
+        least = {name: round(0.2 * size) for name, size in sizes.items()}
+        if sum(lost.values()) < sum(least.values()):
+            assert all(lost[name] <= least[name] for name in sizes)
+        else:
+            assert all(lost[name] >= least[name] for name in sizes)

@@ -125,3 +125,16 @@ def test_patterns_and_masks_from_before(pattern: sp.Pattern) -> None:
 def test_refused() -> None:
     with pytest.raises(ValueError, match=r"block=50 and damp=0 make no sense"):
         sp.prune_obert(net(), 0.5, calibration=DATA, damp=0)
+
+
+def test_frozen_weights_are_worth_what_others_are() -> None:
+    model = net()
+    free = sp.prune_obert(model, 0.4, calibration=DATA.split(1), loss=loss, block=8)
+    worth = sp.prune(model, 0.5, sp.Rule(sp.Taylor()), calibration=DATA.split(8), loss=loss)
+    model[0].requires_grad_(False)
+    frozen = sp.prune_obert(model, 0.4, calibration=DATA.split(1), loss=loss, block=8)
+    assert frozen.predicted == free.predicted
+    assert all(torch.equal(mask, free.masks[name]) for name, mask in frozen.masks.items())
+    masks = sp.prune(model, 0.5, sp.Rule(sp.Taylor()), calibration=DATA.split(8), loss=loss)
+    assert all(torch.equal(mask, worth[name]) for name, mask in masks.items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import workbench as wb
 from workbench import sparsify as sp
+from workbench.sparsify.layerwise.problem import Method
 
 IMAGES = torch.randn(64, 4, 6, 6, generator=torch.Generator().manual_seed(1))
 
@@ -212,3 +213,18 @@ def test_half_precision_keeps_its_type() -> None:
         plain = sp.prune_layerwise(graph, 0.5, sp.Scored(), calibration=IMAGES.bfloat16(), correct=False, refit=0)
         errors = [(one.model.float()(IMAGES) - wanted).square().mean() for one in (pruned, plain)]
     assert errors[0] < errors[1] / 4
+
+
+@pytest.mark.parametrize("method", [sp.SparseGpt(), sp.Obc(), sp.Scored(sp.Wanda())])
+def test_a_layer_behind_one_that_loses_all_reads_constants(method: Method) -> None:
+    """Its bias alone gives the original's mean; whatever the constants are, their rounding is no information."""
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    for seed in range(8):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 2))
+        shares = sp.Shares({"0*": 1.0, "*": 0.5})
+        pruned = sp.prune_layerwise(wb.trace(model, x[:2]), shares, method, calibration=[x])
+        assert [step.sparsity for step in pruned.steps] == [1.0, 0.5, 0.5]
+        with torch.no_grad():
+            assert torch.allclose(pruned.model(x), model(x).mean(0).expand(64, -1), atol=1e-4)
+            assert torch.allclose(pruned.model[:3](x), model[:3](x).mean(0).expand(64, -1), atol=1e-4)  # type: ignore[index]

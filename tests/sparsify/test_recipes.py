@@ -113,6 +113,10 @@ def stage(**fields: Any) -> dict[str, Any]:
         (stage(schedule="cube"), 'stages[0].schedule: is "cube", which is not allowed; give one of one-shot'),
         (stage(pattern="2of4"), 'stages[0].pattern: is "2of4", which is not allowed; give "element"'),
         (stage(pattern="4:2"), "stages[0]: 4:2 keeps 4 of 2; keep at least 1, and fewer than all"),
+        (stage(end=float("inf")), "stages[0].end: is inf, which is not allowed; give a time"),
+        (stage(final=0.9, pattern="2:4"), "stages[0]: NofM(n=2, m=4) lets at most 0.5 leave, not 0.9; give a smaller"),
+        (stage(final=0.5, pattern="2:4", scope="together"), "stages[0]: NofM(n=2, m=4) has sets of 4 that"),
+        (stage(rewind=1), "stages[0]: masks are chosen before rewind=1"),
         (stage(begin=3), "stages[0]: the schedule begins at 3.0 and ends at 2.0; it must end later"),
         (stage(rounds=3), "stages[0]: prune with the schedule cubic has no rounds; leave it out"),
         (stage(schedule="alternating", dense=1), "stages[0]: prune with the schedule alternating needs compressed"),
@@ -165,7 +169,7 @@ pruning_modifiers:
   - !MagnitudePruningModifier
     params: ["re:.*weight"]
     init_sparsity: 0.05
-    final_sparsity: 0.85
+    final_sparsity: 0.5
     start_epoch: 1
     end_epoch: 8
     update_frequency: 0.5
@@ -210,6 +214,7 @@ other_stage:
     - !MagnitudePruningModifier
       final_sparsity: 0.5
       end_epoch: eval(num_epochs)
+    - !MagnitudePruningModifier {final_sparsity: 0.85, end_epoch: 3, mask_type: "2:4"}
 """
 
 
@@ -218,7 +223,7 @@ def test_sparseml() -> None:
     assert found.program.training == (sp.Training(10),)
     assert found.program.recipe.unit == "epochs"
     assert found.program.recipe.stages == (
-        sp.Prune(sp.Cubic(0.85, 8, 1, 0.05), sp.Rule(pattern=sp.NofM(2, 4), layers=("*weight",)), 0.5),
+        sp.Prune(sp.Cubic(0.5, 8, 1, 0.05), sp.Rule(pattern=sp.NofM(2, 4), layers=("*weight",)), 0.5),
         sp.Prune(sp.Linear(0.8, 5.0, 0, 0.05), sp.Rule(scope=sp.Together())),
         sp.Prune(
             sp.Alternating(0.9, 9, 1, 1, 2), sp.Rule(scope=sp.Together(), layers=("layer.weight",)),
@@ -235,6 +240,7 @@ def test_sparseml() -> None:
         "MagnitudePruningModifier: params 're:^layer[0-9]$' is a regular expression that no glob equals; name the "
         "layers",
         "MagnitudePruningModifier: end_epoch is 'eval(num_epochs)', and must be a number; evaluate it first",
+        "MagnitudePruningModifier: NofM(n=2, m=4) lets at most 0.5 leave, not 0.85; give a smaller share",
     )
 
 
@@ -275,7 +281,7 @@ def test_nni() -> None:
         sp.Prune(sp.Cubic(0.5, 10), sp.Rule(sp.Magnitude(1), sp.rows(), layers=("5.weight",))),
     )  # fmt: skip
     assert found.left_out == (
-        "config 3: it names no layer of this model", "config 4: sparse_threshold = 0.1 has no equal here",
+        "config 3: it names no weight of this model", "config 4: sparse_threshold = 0.1 has no equal here",
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"there is no pruner 'AutoPruner' to convert"):
         sp.from_nni(configs, "AutoPruner", net())
@@ -302,3 +308,118 @@ def test_nni_pruners_mask_what_they_say(pruner: str) -> None:
     gone = ~(mask.flatten() if pruner == "LevelPruner" else mask.flatten(1).any(1))
     assert worth[pruner][gone].max() <= worth[pruner][~gone].min()
     assert int(gone.sum()) * 2 == len(gone)
+
+
+def test_a_schedule_that_training_does_not_end_is_no_success() -> None:
+    """Neither in a file nor in one that is converted; and nothing is trained."""
+    training = {"kind": "fine-tune", "epochs": 1}
+    late = stage(end=10)
+    late["stages"] += [training, training]
+    with pytest.raises(sp.BadRecipe, match=r"stages\[0\]: the schedule ends at 10, and all training at 2; train"):
+        sp.read_recipe(late)
+    program, model = sp.read_recipe(late | {"unit": "steps"}), net()
+    program.follow(model, LOADER + LOADER)  # two times eight steps
+    assert (model[3].weight == 0).double().mean() == pytest.approx(0.9, abs=0.01)  # type: ignore[union-attr, operator]
+    before = {name: tensor.clone() for name, tensor in net().state_dict().items()}
+    for some in (
+        program, sp.read_recipe(stage(end=3)),
+        sp.from_nni([{"op_types": ["Conv2d"], "sparse_ratio": 0.5}], "L1NormPruner", net(), steps=100).program,
+        sp.Program(sp.Recipe((sp.Prune(sp.Cubic(0.9, end=float("inf"))),)), (sp.Training(1),)),
+    ):  # fmt: skip
+        model = net()
+        with pytest.raises(ValueError, match=r"the schedule ends at .*, and all training at"):
+            some.follow(model, LOADER)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_criterion_that_had_no_gradient_is_no_success() -> None:
+    program = sp.from_nni([{"op_types": ["Conv2d"], "sparse_ratio": 0.5}], "TaylorPruner", net()).program
+    with pytest.raises(ValueError, match=r"has come to 0 at the end of training: Taylor\(\) had no finite gradients"):
+        program.follow(net(), LOADER)
+
+
+def test_sparseml_trains_to_its_last_end() -> None:
+    text = "modifiers:\n- !GMPruningModifier {final_sparsity: 0.8, end_epoch: 2.5, update_frequency: 0.5}\n"
+    found = sp.from_sparseml(text)
+    assert found.program.training == (sp.Training(3),)
+    model = net()
+    found.program.follow(model, LOADER)
+    assert (model[3].weight == 0).double().mean() == pytest.approx(0.8, abs=0.01)  # type: ignore[union-attr, operator]
+    text = "modifiers:\n- !EpochRangeModifier {start_epoch: 0, end_epoch: eval(epochs)}\n"
+    assert sp.from_sparseml(text).left_out == (
+        "EpochRangeModifier: end_epoch is 'eval(epochs)', and must be a number; evaluate it first",
+    )
+
+
+class Nested(nn.Module):
+    """Two linear layers and a BN in one part, a convolution and a linear layer outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 8))
+        self.conv, self.head = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
+
+
+PART = ("part.0.weight", "part.2.weight")
+LINEAR = (*PART, "head.weight")
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "left_out"),
+    [
+        ({"op_types": ["Linear"], "op_names_re": ["part.*"]}, PART, ()),
+        ({"op_types": ["Linear"], "op_names_re": ["part"], "op_names": ["head"]}, LINEAR, ()),
+        ({"op_names_re": ["art"], "op_names": ["head"]}, ("head.weight",), ()),
+        ({"op_types": ["Linear"], "exclude_op_names_re": ["part.2"]}, ("part.0.weight", "head.weight"), ()),
+        ({"op_names_re": ["part"], "exclude_op_types": ["BatchNorm1d"]}, PART, ()),
+        ({"op_names": ["head", "tail"]}, ("head.weight",), ("op_names 'tail' is no layer of this model",)),
+        (
+            {"op_names": ["head"], "target_names": ["weight", "bias"]}, ("head.weight",),
+            ("target_names 'bias' has no equal here; the weights alone are masked",),
+        ),
+        (
+            {"op_names": ["head"], "max_sparse_ratio": 0.3}, ("head.weight",),
+            ("max_sparse_ratio = 0.3 has no equal here",),
+        ),
+    ],
+)  # fmt: skip
+def test_nni_means_layers(config: dict[str, Any], layers: tuple[str, ...], left_out: tuple[str, ...]) -> None:
+    found = sp.from_nni([{"sparse_ratio": 0.5, **config}], "LevelPruner", Nested())
+    assert found.program.recipe.stages == (sp.Prune(sp.OneShot(0.5), sp.Rule(layers=layers)),)
+    assert found.left_out == tuple(f"config 0: {told}" for told in left_out)
+
+
+def test_nni_entries_of_a_group_compete() -> None:
+    group = {"sparse_ratio": 0.5, "global_group_id": 1, "max_sparse_ratio": 0.9}
+    configs = [
+        {"op_names": ["part.0"], **group}, {"op_names": ["conv"], "sparse_ratio": 0.2}, {"op_names": ["head"], **group},
+        {"op_names": ["part.2"], **group, "sparse_ratio": 0.6}, {"op_types": ["Linear"], "total_sparsity": 0.3},
+        {"op_types": ["Linear"], "sparse_ratio": 0.3, "target_names": ["bias"]},
+    ]  # fmt: skip
+    found = sp.from_nni(configs, "LevelPruner", Nested())
+    assert found.program.recipe.stages == (
+        sp.Prune(sp.OneShot(0.5), sp.Rule(scope=sp.Together(maximum=0.9), layers=("part.0.weight", "head.weight"))),
+        sp.Prune(sp.OneShot(0.2), sp.Rule(layers=("conv.weight",))),
+        sp.Prune(sp.OneShot(0.3), sp.Rule(scope=sp.Together(), layers=LINEAR)),
+    )
+    assert found.left_out == (
+        "config 3: the group 1 has other settings before; give all its entries the same",
+        "config 5: target_names 'bias' has no equal here; the weights alone are masked",
+        "config 5: it names no weight of this model",
+    )
+
+
+def test_patterns_as_yaml_reads_them(tmp_path: Path) -> None:
+    """Blocks as a list, and 2:4 without quotes, which is 124 there."""
+    text = "modifiers:\n- !MagnitudePruningModifier {final_sparsity: 0.5, end_epoch: 3.0, mask_type: PATTERN}\n"
+    for given, pattern in (("[1, 4]", sp.Blocks(1, 4)), ("2:4", sp.NofM(2, 4)), ("'2:4'", sp.NofM(2, 4))):
+        (found,) = sp.from_sparseml(text.replace("PATTERN", given)).program.recipe.stages
+        assert isinstance(found, sp.Prune)
+        assert found.rule.pattern == pattern
+    for given in ("[1, -1]", "[4]", "{a: 1}"):
+        assert "mask_type" in sp.from_sparseml(text.replace("PATTERN", given)).left_out[0]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stages:\n- {kind: prune, schedule: cubic, final: 0.5, end: 4, pattern: 2:4}\n")
+    (found,) = sp.read_recipe(path).recipe.stages
+    assert isinstance(found, sp.Prune)
+    assert found.rule.pattern == sp.NofM(2, 4)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from workbench import sparsify as sp
 
@@ -61,3 +64,33 @@ def test_a_transposed_convolution_is_turned() -> None:
         (site.turned(weight).flip(2, 3)[o] * x[0, o // 3 * 2 : o // 3 * 2 + 2]).sum(0) for o in range(6)
     ])  # fmt: skip
     assert torch.allclose(layer(x)[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.weight_norm,
+        lambda layer: prune.random_unstructured(layer, "weight", 1),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_weight_that_is_computed_is_none(computed: Any) -> None:
+    model = nn.Sequential(computed(nn.Conv1d(4, 8, 3)), nn.Conv1d(8, 2, 1))
+    with pytest.raises(ValueError, match=r"0.weight is computed by a parametrization .* remove_weight_norm"):
+        sp.sites_of(model)
+    assert [site.name for site in sp.sites_of(model, ignore=("0",))] == ["1.weight"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_recurrent_weight_that_is_computed_is_none() -> None:
+    layer = torch.nn.utils.weight_norm(nn.LSTM(4, 5, proj_size=2), "weight_hh_l0")
+    with pytest.raises(ValueError, match="weight_hh_l0 is computed"):
+        sp.sites_of(layer)
+    assert [site.name for site in sp.sites_of(layer, ignore=("weight_hh_l0",))] == ["weight_ih_l0", "weight_hr_l0"]
+
+
+def test_the_added_key_and_value_of_attention_are_no_weights() -> None:
+    layer = nn.MultiheadAttention(8, 2, kdim=6, add_bias_kv=True)
+    weights = ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"]
+    assert [site.name for site in sp.sites_of(layer)] == weights
+    assert [site.name for site in sp.sites_of(layer, ("bias_k",))] == ["bias_k"]

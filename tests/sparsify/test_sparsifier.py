@@ -447,3 +447,59 @@ def test_what_it_tells() -> None:
     frame = sparsifier.to_frame()
     assert list(frame.columns) == ["tensor", "elements", "masked", "sparsity"]
     assert frame["masked"].sum() == sum(int((~mask).sum()) for mask in sparsifier.masks.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Prune(sp.Rounds(0.8, 4, 5), rewind=8), "before rewind=8, .*give a time before the first"),
+        (lambda: Prune(OneShot(0.5, begin=2), rewind=3), "masks are chosen before rewind=3"),
+        (lambda: Prune(Cubic(0.5, end=20), every=4, rewind=5), "masks are chosen before rewind=5"),
+        (lambda: Prune(Cubic(0.5, end=20), rewind=25), "masks are chosen before rewind=25"),
+        (lambda: Prune(Cubic(0.9, end=9), Rule(pattern=sp.NofM(2, 4))), "at most 0.5 leave, not 0.9; give a smaller"),
+        (lambda: Prune(Cubic(0.5, end=9), Rule(pattern=sp.NofM(), scope=sp.Erk())), "sets of 4 .* Erk has nothing"),
+    ],
+)  # fmt: skip
+def test_a_stage_that_cannot_be_is_refused_at_once(make: Callable[[], Prune], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        Prune(sp.Rounds(0.8, 3, 4), TOGETHER, rewind=4), Prune(OneShot(0.5, begin=2), rewind=2),
+        Prune(Cubic(0.5, end=9), every=4, rewind=3), Prune(Cubic(0.5, end=9, begin=2), rewind=2),
+        Prune(sp.Alternating(0.5, 9, 2, 2, begin=3), rewind=3),
+    ],
+)  # fmt: skip
+def test_a_rewind_up_to_the_first_masks_is_one(stage: Prune) -> None:
+    kept: list[Tensor] = []
+    sparsifier = run(stage, 12, lambda step, model, _: kept.append(model[0].weight.detach().clone()))  # type: ignore[index]
+    assert list(sparsifier.snapshots) == [stage.rewind]
+    assert sparsifier.sparsity == pytest.approx(stage.final, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Rule(scope=sp.Together(maximum=0.5)), "the layers' limits allow"),
+        (Rule(pattern=sp.Elements(by_row=True), scope=sp.Together()), "compete in 8 sets of their own"),
+        (Rule(scope=sp.Shares({"0*": 0.5})), "no share is given for 3.weight"),
+        (Rule(pattern=sp.NofM(), scope=sp.Shares({"*": 1}), ignore=("0",)), "4 of 4 units of 3.weight shall leave"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused_before_training(rule: Rule, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Sparsifier(net(), Prune(Cubic(0.9, end=10), rule))
+
+
+def test_a_minimum_on_a_ramp() -> None:
+    rule = Rule(scope=sp.Together(minimum=0.3, maximum=0.98))
+
+    def watch(step: int, model: nn.Module, sparsifier: Sparsifier) -> None:
+        total = sum(mask.numel() for mask in sparsifier.masks.values())
+        assert sparsifier.sparsity * total == pytest.approx(round(Cubic(0.8, end=10)(step) * total))
+
+    found = run(Prune(Cubic(0.8, end=10), rule), 12, watch).to_frame()
+    assert (found["masked"] >= (0.3 * found["elements"]).round()).all()

@@ -293,3 +293,25 @@ def test_it_trains_on() -> None:
     optimizer.step()
     sparsifier.step()
     assert sparsifier.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_the_constants_that_move(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).to(dtype)
+    masks, x = random_masks(model, 0.5, seed=0, ignore=("4",)), torch.randn(16, 8, dtype=dtype)
+    small = wb.winnow_masked(model, masks, x)
+    assert size(small) == 8 * 16 + 16 + 16 * 16 + 16 + 16 * 4 + 4
+    assert {parameter.dtype for parameter in small.parameters()} == {dtype}
+    masked = sp.mask_(copy.deepcopy(model), masks)
+    assert 0 < apart(masked.double(), small.double(), x.double()) < torch.finfo(dtype).eps
+
+
+def test_half_precision_hides_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here channels are removed that are not masked."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).bfloat16(), torch.randn(16, 8).bfloat16()
+    other = sp.mask_(copy.deepcopy(model), random_masks(model, 0.1, seed=0, ignore=("2",)))
+    monkeypatch.setattr(winnow, "trace", lambda *_, **__: wb.trace(other, x))
+    with pytest.raises(wb.Refused, match=r"differs from the masked one"):
+        wb.winnow_masked(model, None, x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workbench.cost.engine import WARM_UP, Call
 from workbench.deploy.onnx import export_onnx
-from workbench.deploy.session import Session
+from workbench.deploy.session import Arguments, Session
 from workbench.graph.call import op_name
 from workbench.graph.inputs import Inputs, device_of
 
@@ -39,7 +39,9 @@ class OnnxRuntime:
         A model is on another device.
     """
 
-    files: MutableMapping[nn.Module, Session] = field(default_factory=WeakKeyDictionary, compare=False, repr=False)
+    files: MutableMapping[nn.Module, tuple[Session, Arguments]] = field(
+        default_factory=WeakKeyDictionary, compare=False, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -71,18 +73,19 @@ class OnnxRuntime:
             device = device_of(inputs.tensors())
             if device.type != "cpu":
                 raise ValueError(f"onnxruntime is timed on the processor, not on {device}; give device='cpu'")
-            session = self._session(call.function, inputs)
-            return partial(session.session.run, None, session.feed(inputs))
+            session, arguments = self._file(call.function, inputs)
+            return partial(session.session.run, None, session.feed(arguments.like(inputs)))
         model = _single(op_name(call.function), call.kwargs)
         if model is None:
             return None
         session = Session(model)
         return partial(session.session.run, None, {"x": call.kwargs["input"].detach().cpu().numpy()})
 
-    def _session(self, model: nn.Module, inputs: Inputs) -> Session:
+    def _file(self, model: nn.Module, inputs: Inputs) -> tuple[Session, Arguments]:
         if model not in self.files:
             with TemporaryDirectory() as folder:
-                self.files[model] = Session(export_onnx(model, inputs, Path(folder) / "model.onnx").path)
+                path = export_onnx(model, inputs, Path(folder) / "model.onnx").path
+                self.files[model] = Session(path), Arguments(model, inputs)
         return self.files[model]
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +55,7 @@ def export_onnx(
     ModuleNotFoundError
         onnx, onnxscript or onnxruntime is missing.
     ValueError
-        int8 needs a later opset.
+        int8 needs a later opset, or its calibration data has other inputs than the example.
     OSError
         The file cannot be written there.
     Refused
@@ -75,10 +75,10 @@ def export_onnx(
     with whole_files(target) as beside:  # first of all: it may not be possible to write there
         program = exported(model, inputs)
         with evaluating(model), torch.no_grad():
-            names = _output_names(inputs(model))
+            names = _output_names(inputs(model), [str(name) for name in program.graph_signature.user_inputs])
         _write(program, beside, names, opset)
         worst, batches = checked(model, inputs, Session(beside).run, is_free(program), "ONNX")
-        quantized = None if int8 is None else _quantized(beside, model, int8, is_free(program))
+        quantized = None if int8 is None else _quantized(beside, model, inputs, int8, is_free(program))
         _describe(beside, model, made or {}, quantized)
     return Exported(target, worst, is_free(program), batches, quantized)
 
@@ -88,14 +88,20 @@ def made_by(plan: Mapping[str, Any]) -> dict[str, str]:
     return {"plan": json.dumps(plan), "fingerprint": plan["model"], "command": command_line()}
 
 
-def _quantized(beside: Path, model: nn.Module, int8: Int8, any_batch: bool) -> Quantized:
+def _quantized(beside: Path, model: nn.Module, example: Inputs, int8: Int8, any_batch: bool) -> Quantized:
     """Put an int8 file in the place of a float one."""
     if not any_batch:
         raise Refused("int8", "", "the forward fixes the batch", "let it take the size from x.shape[0]")
     if sum(tensor.nbytes for tensor in model.state_dict().values()) > INLINE:
         raise Refused("int8", "", "the weights are above 2 GB", "leave out int8= to keep float32")
+    others = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
+    if others:
+        raise Refused(
+            "int8", type(model).__name__, f"onnxruntime quantises float32, not {others.pop()}",
+            "give model.float() and float32 inputs, or leave out int8=",
+        )  # fmt: skip
     with TemporaryDirectory() as folder:
-        return Quantizer(beside, model, int8, Path(folder)).run(beside)
+        return Quantizer(beside, model, example, int8, Path(folder)).run(beside)
 
 
 def _describe(path: Path, model: nn.Module, made: Mapping[str, str], quantized: Quantized | None) -> None:
@@ -110,12 +116,31 @@ def _describe(path: Path, model: nn.Module, made: Mapping[str, str], quantized: 
     onnx.save(file, path)
 
 
-def _output_names(output: Any) -> list[str]:
-    """``output`` for a single tensor, else the keys and places that lead to each."""
-    places, _ = pytree.tree_flatten_with_path(output)
-    found = [place for place, leaf in places if isinstance(leaf, Tensor)]
-    parts = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in place) for place in found]
-    return ["output" if not part else part if part[0].isalpha() else f"output_{part}" for part in parts]
+def _output_names(output: Any, inputs: Sequence[str]) -> list[str]:
+    """``output`` for a single tensor, else the keys and places that lead to each; ``output_`` before it where that is
+    an input's name, and a number behind it where it is another output's."""
+    names: list[str] = []
+    for place, leaf in pytree.tree_leaves_with_path(output):
+        if isinstance(leaf, Tensor):
+            name = "_".join(map(_told, place))
+            if not name[:1].isalpha() or name in inputs:
+                name = f"output_{name}".rstrip("_")
+            free = (name, *(f"{name}_{number}" for number in range(2, len(inputs) + len(names) + 3)))
+            names.append(next(one for one in free if one not in inputs and one not in names))
+    return names
+
+
+def _told(key: Any) -> str:
+    """A key of a dict, a place in a list or the name of a field."""
+    return str(next((getattr(key, what) for what in ("key", "idx", "name") if hasattr(key, what)), key))
+
+
+def _clear(graph: Any, names: Collection[str]) -> None:
+    """Other values that have the names of outputs get others: the exporter calls them after operations."""
+    inner = [value for node in graph for value in node.outputs] + list(graph.initializers.values())
+    for value in inner:
+        if value.name in names and value not in graph.outputs:
+            value.name = f"{value.name}_inside"
 
 
 def _cause(error: BaseException) -> str:
@@ -137,6 +162,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, names: list[str], 
             "export_program writes a .pt2, which holds any operation",
         ) from error  # fmt: skip
     assert found is not None
+    _clear(found.model.graph, names)
     written = found.model.opset_imports[""]
     if opset is not None and written != opset:
         raise Refused(

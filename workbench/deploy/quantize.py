@@ -17,8 +17,8 @@ from workbench.deploy.correct import corrected
 from workbench.deploy.equalize import equalized
 from workbench.deploy.int8 import Int8, Quantized, Step
 from workbench.deploy.mixed import mixed
-from workbench.deploy.session import Served, Session
-from workbench.deploy.weights import attends
+from workbench.deploy.session import Arguments, Served, Session
+from workbench.deploy.weights import attends, unfit
 from workbench.errors import Refused
 from workbench.evaluation import Fidelity, name_of, scores_of
 from workbench.graph.inputs import Inputs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 OPSET = 13  # the first with a scale for each channel
+FAR = 0.01  # relative error of a float file on the data by which int8 is judged
 
 
 class Quantizer:
@@ -36,16 +37,24 @@ class Quantizer:
     ----------
     source : the float file
     model : what it was exported from
+    example : inputs with which it was exported
     int8 : what is asked for
     folder : for files that nobody else sees
+
+    Raises
+    ------
+    ValueError
+        The calibration data has other inputs than the example.
     """
 
-    def __init__(self, source: Path, model: nn.Module, int8: Int8, folder: Path):
+    def __init__(self, source: Path, model: nn.Module, example: Inputs, int8: Int8, folder: Path):
         import onnx
 
         self.source, self.eager, self.int8, self.folder = source, model, int8, folder
         self.float = onnx.load(source)
-        self.fit, self.held_out = int8.split()
+        self.unfit = unfit(self.float)
+        like = Arguments(model, example).like
+        self.fit, self.held_out = ([like(inputs) for inputs in part] for part in int8.split())
         self.fidelity = Fidelity(self.held_out, inputs=_itself, kind="error")
 
     def run(self, target: Path) -> Quantized:
@@ -55,9 +64,17 @@ class Quantizer:
         ------
         ValueError
             A limit is asked for, and the model has attention.
+        Refused
+            The float file gives other numbers for the calibration data, or onnxruntime cannot quantise it.
         """
         import onnx
 
+        error = -float(np.median(self._scores(self.fidelity, self.float)))  # a sample that gives zeros has none
+        if not error <= FAR:
+            raise Refused(
+                "int8", type(self.eager).__name__, "the float file gives other numbers than the eager model for the "
+                f"calibration data (by {error:.1e}, relative)", "give example inputs like the calibration data",
+            )  # fmt: skip
         dynamic = attends(self.float) if self.int8.dynamic is None else self.int8.dynamic
         if dynamic and (self.int8.at_most is not None or self.int8.size_bytes is not None):
             raise ValueError(
@@ -98,7 +115,7 @@ class Quantizer:
             steps.append(replace(best, used=bool(left)))
         other = self.static(corrected(source, model, self._means), without=left)
         steps.append(step := self._judged("bias corrected", other, best))
-        return other if step.used else model, left, steps
+        return other if step.used else model, (*self.unfit, *left), steps
 
     def _means(self, probe: onnx.ModelProto, names: Sequence[str]) -> dict[str, np.ndarray]:
         samples = sum(some.batch or 1 for some in self.fit)
@@ -136,7 +153,7 @@ class Quantizer:
         return self._written(lambda path: quantize_static(
             file, path, _Reader(Session(self.source.read_bytes()), self.fit), per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_quantize=list(only),
-            nodes_to_exclude=list(without), calibration_cache_path=file.with_suffix(".json"),
+            nodes_to_exclude=[*self.unfit, *without], calibration_cache_path=file.with_suffix(".json"),
         ))  # fmt: skip
 
     def _dynamic(self) -> onnx.ModelProto:

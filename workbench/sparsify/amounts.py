@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Absolute:
     value: float
 
     def __post_init__(self) -> None:
-        _check(self.value)
+        object.__setattr__(self, "value", _plain(self.value))
 
     def count(self, units: int, gone: int) -> int:
         """How many of the units are masked in the end, never fewer than are."""
@@ -32,7 +34,7 @@ class Further:
     value: float
 
     def __post_init__(self) -> None:
-        _check(self.value)
+        object.__setattr__(self, "value", _plain(self.value))
 
     def count(self, units: int, gone: int) -> int:
         """How many of the units are masked in the end."""
@@ -62,8 +64,22 @@ def wanted(value: float, units: int) -> int:
     return value
 
 
-def _check(value: float) -> None:
-    if type(value) not in (int, float) or not 0 <= value <= (1 if type(value) is float else value):
+def share_of(given: Any) -> float | None:
+    """A share from 0 to 1 as Python's own float, also of an integer or of NumPy's; None where it is none."""
+    return float(given) if _is(given, Real) and 0 <= given <= 1 else None
+
+
+def _is(given: Any, kind: type) -> bool:
+    return isinstance(given, kind) and not isinstance(given, bool)
+
+
+def _plain(value: Any) -> float:
+    """A share or a number of units as Python's own."""
+    if _is(value, Integral) and value >= 0:
+        return int(value)
+    share = None if isinstance(value, Integral) else share_of(value)
+    if share is None:
         raise ValueError(
             f"an amount of {value!r} is neither a share nor a number; give a float from 0.0 to 1.0, or an int from 0 on"
         )
+    return share

@@ -25,16 +25,29 @@ Activations = dict[str, dict[str, Tensor]]  # by need, then by the weight's name
 def gradients(model: nn.Module, calibration: Any, loss: Loss | None, seed: int) -> Iterator[dict[str, Tensor]]:
     """The mean gradients of every batch, in eval mode, by the parameter's name; the model's own are left alone.
 
+    Frozen parameters have one as well: that nobody trains a weight says nothing of what it is worth.
     ``loss(output, inputs)``, summed over samples, is by default the cross-entropy against labels drawn from the output.
     """
     generator = torch.Generator().manual_seed(seed)
     loss = loss or (lambda output, _inputs: drawn_loss(output, generator))
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     for inputs in Batches.of(calibration):
-        with evaluating(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad(), _unfrozen(parameters.values()):
             value = loss(inputs(model), inputs) / (inputs.batch or 1)
             found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
         yield {name: grad for name, grad in zip(parameters, found, strict=True) if grad is not None}
+
+
+@contextmanager
+def _unfrozen(parameters: Collection[nn.Parameter]) -> Iterator[None]:
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 def activations(model: nn.Module, sites: Sequence[Site], needs: Collection[str], calibration: Any) -> Activations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,14 @@ class Program:
         Raises
         ------
         ValueError
-            Example inputs are missing, or the recipe does not fit the model.
+            Example inputs are missing, the recipe does not fit the model, or training ends before a schedule does.
         """
         graph = self._graph(model, example_inputs)
         teacher = copy.deepcopy(model)
         steps = len(loader)  # type: ignore[arg-type]  # finetune says it where it has none
+        for stage in self.recipe.stages:
+            if why := _too_late(stage, self.training, 1 if self.recipe.unit == "epochs" else steps):
+                raise ValueError(f"{stage.schedule}: {why}")  # type: ignore[union-attr]  # one that prunes
         sparsifier = Sparsifier(
             model, self.recipe, steps_per_epoch=steps, calibration=calibration, graph=graph, seed=seed
         ).prepare()
@@ -102,6 +105,12 @@ class Program:
                 temperature=phase.temperature, seed=seed + number, penalty=sparsifier.penalty,
                 optimizer=lambda parameters: sparsifier.attach(optimizer(parameters)),
             )  # fmt: skip
+        for run in sparsifier.runs:
+            if run.target != run.stage.final:
+                raise ValueError(
+                    f"{run.stage.schedule} has come to {run.target:g} at the end of training: "
+                    f"{run.stage.rule.criterion} had no finite gradients when masks were due; train longer"
+                )
         return winnow_masked(model, sparsifier.masks, example_inputs) if self.winnow else model
 
     def _graph(self, model: nn.Module, example_inputs: Any) -> ChannelGraph | None:
@@ -158,10 +167,23 @@ def _program(file: RecipeFile, source: str) -> Program:
             faults.append(f"stages[{number}]: {error}")
     if any(stage.kind == "winnow" for stage in file.stages[:-1]):
         faults.append("stages: winnow comes last, when nothing is trained any more")
+    if not faults and training and file.unit == "epochs":
+        places = [number for number, stage in enumerate(file.stages) if stage.kind in ("prune", "hold")]
+        late = [_too_late(stage, training, 1) for stage in stages]
+        faults = [f"stages[{number}]: {why}" for number, why in zip(places, late, strict=True) if why]
     if faults:
         raise BadRecipe(source, faults)
     terms = tuple(_penalty(term.penalty, term.strength) for term in file.penalties)
     return Program(Recipe(tuple(stages), terms, file.unit), tuple(training), file.stages[-1].kind == "winnow")
+
+
+def _too_late(stage: Prune | Hold, training: Sequence[Training], length: int) -> str:
+    """Why a stage comes to no end in training, whose epochs have a length in the recipe's unit."""
+    last = length * sum(phase.epochs for phase in training)
+    if not isinstance(stage, Prune) or stage.schedule.end <= last:
+        return ""
+    end = stage.schedule.end
+    return f"the schedule ends at {end:g}, and all training at {last}; train longer, or let it end sooner"
 
 
 def _prune(stage: Stage) -> Prune:

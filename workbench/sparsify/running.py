@@ -65,6 +65,19 @@ class Running:
             return True
         return _count(now - schedule.begin, every) > _count(before - schedule.begin, every)
 
+    def rehearse(self, masked: Mapping[str, Tensor]) -> None:
+        """Let the final share leave, whatever units these are: what cannot be had is refused before training.
+
+        Raises
+        ------
+        ValueError
+            The rule cannot have that share of this model.
+        """
+        present = [one.present(masked) for one in self.units]
+        contests = [Contest(one, torch.zeros_like(here, dtype=torch.float32), ~here)
+                    for one, here in zip(self.units, present, strict=True)]  # fmt: skip
+        self.stage.rule.scope(contests, Absolute(float(self.stage.final)))
+
     def look(self, views: Views) -> None:
         """Take in the weights and gradients of a step."""
         self.stage.rule.look(self.units, views, self.known)

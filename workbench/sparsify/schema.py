@@ -48,9 +48,14 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def quoted(value: Any) -> Any:
+    """``N:M`` that stood in YAML without quotes, which reads it as a number of base 60."""
+    return f"{value // 60}:{value % 60}" if isinstance(value, int) and value >= 60 else value
+
+
 Name = Annotated[str, Field(min_length=1, max_length=500)]
 Names = Annotated[list[Name], Field(min_length=1), BeforeValidator(_listed)]
-Time = Annotated[float, Field(ge=0)]
+Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,7 +82,7 @@ class Stage(Strict):
     rounds: int | None = Field(default=None, ge=1, description="a whole number, 1 or more")
     length: float | None = Field(default=None, gt=0, description="a time above 0, in the recipe's unit")
     criterion: Literal[CRITERIA] | None = Field(default=None, description=f"one of {', '.join(CRITERIA)}")  # type: ignore[valid-type]
-    pattern: str | None = Field(
+    pattern: Annotated[str | None, BeforeValidator(quoted)] = Field(
         default=None, pattern=rf"^({PATTERN.pattern})$",
         description='"element", "element by row", "rows", "columns", "channels", "N:M" (N stay) or "RxC" (blocks)',
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.plan import Plan
-from workbench.sparsify.amounts import Absolute, Amount
+from workbench.sparsify.amounts import Absolute, Amount, share_of
 from workbench.sparsify.contest import Contest
 
 Scope = Callable[[Sequence[Contest], Amount], list[Tensor]]
@@ -31,6 +31,11 @@ class Each:
 class Shares:
     """Every tensor or group loses its own share, by name or glob, times the amount (1.0: all of it).
 
+    Raises
+    ------
+    ValueError
+        One is no share from 0 to 1.
+
     Examples
     --------
     >>> Shares({"features.0*": 0.3, "*": 0.8}).share("features.0.weight")
@@ -38,6 +43,14 @@ class Shares:
     """
 
     by_name: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        shares: dict[str, float] = {}
+        for name, given in self.by_name.items():
+            if (share := share_of(given)) is None:
+                raise ValueError(f"{name} would lose {given!r} of its units; give a share from 0 to 1")
+            shares[name] = share
+        object.__setattr__(self, "by_name", shares)
 
     @classmethod
     def of(cls, plan: Plan) -> Shares:
@@ -85,8 +98,9 @@ class Together:
     """All units compete: the least worth leave wherever they are. Shares count units, of whatever size.
 
     ``minimum`` and ``maximum`` are what every tensor or group loses at least and at most: they clamp, and the others
-    make up for it, so that the total is exact. ``sets`` are lists of names or globs that compete among themselves, and
-    each loses the amount; everything must be in one.
+    make up for it, so that the total is exact. Until that comes to the least of all, as on a ramp, none loses more than
+    its least. ``sets`` are lists of names or globs that compete among themselves, and each loses the amount; everything
+    must be in one.
     """
 
     minimum: float = 0.0
@@ -117,10 +131,15 @@ class Together:
     def _compete(self, contests: Sequence[Contest], amount: Amount) -> list[Tensor]:
         for contest in contests:
             _one_set(contest, "Together")
-        units, gone = sum(c.count for c in contests), sum(int(c.gone.sum()) for c in contests)
-        number = amount.count(units, gone)
-        least = [Absolute(float(self.minimum)).count(c.count, int(c.gone.sum())) for c in contests]
-        most = [min(c.most, Absolute(float(self.maximum)).count(c.count, int(c.gone.sum()))) for c in contests]
+        units, gone = sum(c.count for c in contests), [int(c.gone.sum()) for c in contests]
+        number = amount.count(units, sum(gone))
+        least, most = (
+            [Absolute(float(limit)).count(c.count, own) for c, own in zip(contests, gone, strict=True)]
+            for limit in (self.minimum, self.maximum)
+        )
+        if number < sum(Absolute(float(self.minimum)).count(c.count, 0) for c in contests):
+            least, most = gone, least
+        most = [min(c.most, own) for c, own in zip(contests, most, strict=True)]
         if not sum(least) <= number <= sum(most):
             raise ValueError(
                 f"{number} of {units} units shall leave, and the layers' limits allow {sum(least)} to {sum(most)}; "

@@ -13,7 +13,12 @@ from torch.nn.utils import parametrize
 
 from workbench.graph.trace import turned
 
-KINDS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
+KINDS: dict[type[nn.Module], tuple[str, ...]] = {  # the names of a layer's weights
+    nn.Linear: ("weight",), nn.modules.conv._ConvNd: ("weight",),
+    nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
+    nn.RNNBase: ("weight_ih*", "weight_hh*", "weight_hr*"),
+}  # fmt: skip
+COMPUTED = ("_g", "_v", "_orig")  # what weight_norm, spectral_norm and torch.nn.utils.prune put in a weight's place
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def sites_of(model: nn.Module, layers: Sequence[str] = ("*",), ignore: Sequence[
     if computed:
         raise ValueError(
             f"{computed[0]} is computed by a parametrization and cannot be masked; remove it with "
-            "torch.nn.utils.parametrize.remove_parametrizations, or ignore the layer"
+            "torch.nn.utils.parametrize.remove_parametrizations (in its older forms with remove_weight_norm, "
+            "remove_spectral_norm or prune.remove), or ignore the layer"
         )
     return tuple(_site(model, name, tensor) for name, tensor in model.named_parameters() if name in stay)
 
@@ -88,12 +94,18 @@ def _weights(model: nn.Module) -> list[str]:
     """The names of the weights of all layers, those too that a parametrization computes."""
     names: list[str] = []
     for path, module in model.named_modules():
-        if isinstance(module, KINDS):
-            prefix = f"{path}." if path else ""
-            own = [name for name, tensor in module.named_parameters(recurse=False) if tensor.ndim > 1]
-            own += module.parametrizations if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
-            names += [f"{prefix}{name}" for name in own]
+        prefix = f"{path}." if path else ""
+        globs = next((globs for kind, globs in KINDS.items() if isinstance(module, kind)), ())
+        own = dict.fromkeys(_computed_from(name) for name, _ in module.named_parameters(recurse=False))
+        if parametrize.is_parametrized(module):
+            own |= dict.fromkeys(module.parametrizations)
+        names += [f"{prefix}{name}" for name in own if any(fnmatchcase(name, glob) for glob in globs)]
     return names
+
+
+def _computed_from(name: str) -> str:
+    """The tensor that is computed from a parameter; itself where none is."""
+    return next((name.removesuffix(end) for end in COMPUTED if name.endswith(end)), name)
 
 
 def _site(model: nn.Module, name: str, tensor: Tensor) -> Site:

@@ -85,6 +85,8 @@ class Sparsifier:
         self.held: dict[int, Masks] = {}
         self._hold()  # before the optimiser moves what is zero
         self.masks = self._merged()  # what all stages leave: True stays
+        for run in self.runs:
+            run.rehearse(self._whole(run))
         self.snapshots: dict[float, dict[str, Tensor]] = {}
         self._before = self._weights()
         self._snap()

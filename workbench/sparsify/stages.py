@@ -8,11 +8,14 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from workbench.sparsify.criteria import Criterion, Gradient, Magnitude
+from workbench.sparsify.patterns import NofM
 from workbench.sparsify.penalties import Penalty
 from workbench.sparsify.rule import Rule
 from workbench.sparsify.schedules import Schedule
+from workbench.sparsify.scopes import Each, Erk, Together
 
 UNITS = ("steps", "epochs")
+CLOSE = 1e-6  # of times: a schedule may round them
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Prune:
     reset_momentum : where weights come back, all momentum of these tensors is set to zero, not only theirs (AC/DC)
     rewind : the time to whose weights the model returns whenever masks are chosen (lottery tickets)
     regrow : masked weights may come back from zero while the share stays (RigL)
+
+    Raises
+    ------
+    ValueError
+        A time is below zero, masks are chosen before the time of ``rewind``, or the rule cannot have the final share.
     """
 
     schedule: Schedule
@@ -61,6 +69,27 @@ class Prune:
     def __post_init__(self) -> None:
         if self.every < 0 or (self.rewind is not None and self.rewind < 0):
             raise ValueError(f"every={self.every} and rewind={self.rewind} are times; give 0 or more")
+        if self.rewind is not None and self._masks_before(self.rewind):
+            raise ValueError(
+                f"masks are chosen before rewind={self.rewind:g}, so that there are no dense weights of then to return "
+                "to; give a time before the first masks, 0 for the first weights"
+            )
+        if why := _impossible(self.rule, self.final):
+            raise ValueError(why)
+
+    @property
+    def final(self) -> float:
+        """The share that is masked in the end."""
+        return self.schedule(self.schedule.end)
+
+    def _masks_before(self, time: float) -> bool:
+        """Whether masks are chosen before a time, at whatever steps."""
+        begin, until = self.schedule.begin, time - CLOSE * max(1.0, time)
+        if until <= begin or self.schedule(begin) > 0 or until >= self.schedule.end:
+            return until > begin
+        if self.every:
+            until = begin + int((until - begin) / self.every) * self.every
+        return self.schedule(until) > 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,22 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ValueError(f"a recipe counts {self.unit!r}; give {' or '.join(UNITS)}")
+
+
+def _impossible(rule: Rule, share: float) -> str:
+    """Why a rule cannot have a share, as far as that shows without a model."""
+    pattern, scope = rule.pattern, rule.scope
+    if not isinstance(pattern, NofM):
+        return ""
+    if isinstance(scope, Together | Erk):
+        return (
+            f"{pattern} has sets of {pattern.m} that compete alone, so that {type(scope).__name__} has nothing to "
+            "compare; use Each, or another pattern"
+        )
+    most = pattern.most(pattern.m)
+    if isinstance(scope, Each) and round(share * pattern.m) > most:
+        return f"{pattern} lets at most {most / pattern.m:.4g} leave, not {share:g}; give a smaller share"
+    return ""
 
 
 def described(value: Any) -> str:

@@ -21,7 +21,7 @@ from workbench.graph.tensors import set_tensors_
 from workbench.graph.trace import trace
 from workbench.sparsify.masks import mask_
 
-TOLERANCE = 1e-5  # relative, in the model's own precision
+TOLERANCE = 1e-5  # relative, in float32 or better
 PRECISE = 1e-10  # in float64, where rounding is amplified
 
 
@@ -66,7 +66,7 @@ def winnow_masked(
         graph = trace(same, example_inputs, submodule=submodule)
     small = graph.winnow(dead_units(graph).kept(graph))
     error = _difference(masked, small, Inputs.of(example_inputs).telling())
-    if not error <= TOLERANCE:
+    if not error <= _allowed(masked):
         raise Refused(
             "winnow_masked", type(model).__name__, f"the smaller model differs from the masked one by {error:.1e}",
             "leave channels unmasked where a state or a constant passes them, and report this",
@@ -79,7 +79,7 @@ def _difference(masked: nn.Module, small: nn.Module, inputs: Inputs) -> float:
     """The largest relative difference of an output; in float64 where rounding is amplified."""
     with evaluating(masked), evaluating(small):
         error = _apart(inputs(masked), inputs(small))
-        if error <= TOLERANCE:
+        if error <= _allowed(masked):
             return error
         try:
             pair = copy.deepcopy(masked).double(), copy.deepcopy(small).double()
@@ -88,6 +88,12 @@ def _difference(masked: nn.Module, small: nn.Module, inputs: Inputs) -> float:
         except RuntimeError:  # the forward may do without any precision but its own
             return error
     return precise if precise <= PRECISE else error
+
+
+def _allowed(model: nn.Module) -> float:
+    """The relative difference that may come of rounding alone: in half precision a constant in a bias is rounded."""
+    coarsest = max((torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point()), default=0.0)
+    return TOLERANCE if coarsest <= torch.finfo(torch.float32).eps else float(coarsest**0.5)
 
 
 def _apart(expected: Any, found: Any) -> float:

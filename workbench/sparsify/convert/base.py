@@ -51,7 +51,7 @@ class Entry:
             It is none of them.
         """
         value = self.take(name, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name} {value!r} has no equal here; those with one are {', '.join(known)}")
         return known[value]
 

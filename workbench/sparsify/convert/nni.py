@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from workbench.sparsify.recipe_file import Program
 from workbench.sparsify.rule import Rule
 from workbench.sparsify.schedules import Cubic, Linear, OneShot, Schedule
 from workbench.sparsify.scopes import Each, Scope, Together
-from workbench.sparsify.stages import Hold, Prune, Recipe
+from workbench.sparsify.stages import Prune, Recipe
 
 PRUNERS: dict[str, tuple[Criterion, Pattern]] = {
     "LevelPruner": (Magnitude(), Elements()), "L1NormPruner": (Magnitude(1), rows()),
@@ -23,6 +24,8 @@ PRUNERS: dict[str, tuple[Criterion, Pattern]] = {
     "SlimPruner": (Magnitude(), Elements()), "TaylorPruner": (Taylor(), rows()),
     "TaylorFOWeightPruner": (Taylor(), rows()), "MovementPruner": (Movement(), Elements()),
 }  # fmt: skip
+MEANS = ("op_names", "op_names_re", "op_types", "exclude_op_names", "exclude_op_names_re", "exclude_op_types")
+SHARES = ("sparse_ratio", "sparsity", "sparsity_per_layer", "total_sparsity")  # the last is one of all layers together
 GRANULARITIES: dict[str, Pattern | None] = {
     "default": None, "out_channel": rows(), "in_channel": columns(), "per_channel": rows(),
 }  # fmt: skip
@@ -32,6 +35,8 @@ def from_nni(
     configs: Sequence[Mapping[str, Any]], pruner: str, model: nn.Module, *, steps: int = 0, agp: bool = False
 ) -> Converted:
     """A configuration list and the name of the pruner's class, for a model; times are steps of the optimiser.
+
+    A layer is meant that an entry names and whose type it has, where it gives both. Biases stay where their row leaves.
 
     Parameters
     ----------
@@ -47,36 +52,61 @@ def from_nni(
         raise ValueError(f"there is no pruner {pruner!r} to convert; those with an equal are {', '.join(PRUNERS)}")
     excluded = tuple(name for config in configs if config.get("exclude") for name in _named(config, model))
     entries = [Entry(f"config {number}", dict(c)) for number, c in enumerate(configs) if not c.get("exclude")]
-    stages: list[Prune | Hold] = []
+    stages: list[Prune] = []
+    groups: dict[Any, int] = {}  # where the stage of a group is
     for entry in entries:
-        stages += converted(entry, lambda one: [_stage(one, pruner, model, excluded, steps, agp)])
+        group = entry.fields.get("global_group_id")
+        found = converted(entry, lambda one: [_stage(one, pruner, model, excluded, steps, agp)])
+        if group not in groups:
+            groups |= {} if group is None or not found else {group: len(stages)}
+            stages += found
+            continue
+        for stage in found:
+            before = stages[groups[group]]
+            layers = before.rule.layers
+            if replace(stage, rule=replace(stage.rule, layers=layers)) == before:
+                both = tuple(dict.fromkeys(layers + stage.rule.layers))
+                stages[groups[group]] = replace(before, rule=replace(before.rule, layers=both))
+            else:
+                entry.drop(f"the group {group!r} has other settings before; give all its entries the same")
     return Converted(Program(Recipe(tuple(stages))), tuple(told for entry in entries for told in entry.left_out))
 
 
-def _stage(
-    entry: Entry, pruner: str, model: nn.Module, excluded: tuple[str, ...], steps: int, agp: bool
-) -> Prune:
-    excluded += tuple(entry.take("exclude_op_names", ()))
-    layers = tuple(name for name in _named(entry.fields, model) if name not in excluded)
-    for name in ("op_names", "op_names_re", "op_types"):
-        entry.take(name)
-    if not layers:
-        raise ValueError("it names no layer of this model")
-    targets = entry.take("target_names", ["weight"])
+def _stage(entry: Entry, pruner: str, model: nn.Module, excluded: tuple[str, ...], steps: int, agp: bool) -> Prune:
+    names = _weights(entry, model, excluded)
+    if not names:
+        raise ValueError("it names no weight of this model")
     criterion, pattern = PRUNERS[pruner]
     share = _share(entry)
-    names = tuple(f"{layer}.{target}" for layer in layers for target in targets)
     schedule: Schedule = OneShot(share) if not steps else (Cubic if agp else Linear)(share, steps)
     rule = Rule(criterion, _pattern(entry) or pattern, _scope(entry, pruner), names)
     return Prune(schedule, rule, returning=pruner == "MovementPruner")
 
 
+def _weights(entry: Entry, model: nn.Module, excluded: tuple[str, ...]) -> tuple[str, ...]:
+    """The weights that an entry means; what else it does is said."""
+    layers = [name for name in _named(entry.fields, model) if name not in excluded]
+    modules = {name for name, _ in model.named_modules()}
+    for name in [name for name in entry.take("op_names") or () if name not in modules]:
+        entry.drop(f"op_names {name!r} is no layer of this model")
+    for field in MEANS:
+        entry.take(field)
+    targets = list(entry.take("target_names") or ("weight",))
+    for target in [target for target in targets if target != "weight"]:
+        entry.drop(f"target_names {target!r} has no equal here; the weights alone are masked")
+    if "weight" not in targets:
+        return ()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return tuple(f"{layer}.weight" for layer in layers if f"{layer}.weight" in parameters)
+
+
 def _share(entry: Entry) -> float:
     """The share that goes: in NNI 3 ``sparse_ratio``, before that ``sparsity``."""
-    given = [entry.take(name) for name in ("sparse_ratio", "sparsity", "sparsity_per_layer", "total_sparsity")]
-    shares = [value for value in given if value is not None]
+    shares = [entry.fields[name] for name in SHARES if entry.fields.get(name) is not None]
     if len(shares) != 1 or isinstance(shares[0], bool) or not isinstance(shares[0], int | float):
         raise ValueError(f"it gives {len(shares)} shares; give one, as sparse_ratio")
+    for name in SHARES[:-1]:
+        entry.take(name)
     return float(shares[0])
 
 
@@ -90,17 +120,25 @@ def _pattern(entry: Entry) -> Pattern | None:
 
 
 def _scope(entry: Entry, pruner: str) -> Scope:
-    together = entry.take("global_group_id") is not None or pruner == "SlimPruner"
-    least, most = entry.take("min_sparse_ratio", 0.0), entry.take("max_sparse_ratio", 1.0)
-    return Together(float(least), float(most)) if together else Each()
+    """Limits say something only where layers compete; elsewhere they are left out."""
+    shared = [entry.take(name) is not None for name in ("global_group_id", "total_sparsity")]
+    if not any(shared) and pruner != "SlimPruner":
+        return Each()
+    return Together(float(entry.take("min_sparse_ratio", 0.0)), float(entry.take("max_sparse_ratio", 1.0)))
 
 
 def _named(config: Mapping[str, Any], model: nn.Module) -> list[str]:
-    """The modules that a configuration means: by name, by expression, by type."""
-    names, types = config.get("op_names") or (), config.get("op_types") or ()
-    expressions = config.get("op_names_re") or ()
-    return [
-        name for name, module in model.named_modules()
-        if name and (name in names or any(re.fullmatch(one, name) for one in expressions)
-                     or type(module).__name__ in types)
-    ]  # fmt: skip
+    """The modules that a configuration means: by name or by what a name begins with, and by type."""
+    names, expressions, types, *others = (config.get(field) or () for field in MEANS)
+
+    def called(name: str, names: Sequence[str], expressions: Sequence[str]) -> bool:
+        return name in names or any(re.match(one, name) for one in expressions)
+
+    found = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        means = bool(types or names or expressions) and (not types or kind in types)
+        means = means and (not (names or expressions) or called(name, names, expressions))
+        if name and means and not called(name, others[0], others[1]) and kind not in others[2]:
+            found.append(name)
+    return found

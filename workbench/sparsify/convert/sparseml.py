@@ -15,6 +15,7 @@ from workbench.sparsify.patterns import Blocks, Elements, NofM, Pattern, columns
 from workbench.sparsify.recipe_file import BadRecipe, Program, Training
 from workbench.sparsify.rule import Rule
 from workbench.sparsify.schedules import Alternating, Cubic, Linear, Polynomial, Schedule
+from workbench.sparsify.schema import quoted
 from workbench.sparsify.scopes import Each, Together
 from workbench.sparsify.stages import Hold, Prune, Recipe
 from workbench.yamlfile import composed, plain
@@ -30,6 +31,8 @@ PATTERNS: dict[str, Pattern] = {
 
 def from_sparseml(recipe: str | Path) -> Converted:
     """A recipe in SparseML's YAML, as a text or the path of a file; its times are epochs.
+
+    Training lasts to the largest ``end_epoch``.
 
     OBS becomes the diagonal of its Fisher information: neither its blocks nor its updates of the weights that stay are
     there, which ``left_out`` says. AC/DC begins with a compressed phase.
@@ -47,9 +50,9 @@ def from_sparseml(recipe: str | Path) -> Converted:
     stages: list[Prune | Hold] = []
     epochs = 0
     for entry in entries:
-        if entry.name == "EpochRangeModifier":
-            epochs = max(epochs, math.ceil(entry.number("end_epoch", 0)))
-        elif entry.name in MODIFIERS:
+        end = entry.fields.get("end_epoch")
+        epochs = max(epochs, math.ceil(end) if isinstance(end, int | float) and math.isfinite(end) else 0)
+        if entry.name in MODIFIERS:
             stages += converted(entry, MODIFIERS[entry.name])
         else:
             entry.drop("this modifier has no equal here")
@@ -79,6 +82,12 @@ def _modifiers(text: str, source: str) -> list[Entry]:
 def _fields(node: Any) -> dict[str, Any]:
     found = plain(node)
     return found if isinstance(found, dict) else {}
+
+
+def _range(entry: Entry) -> list[Prune | Hold]:
+    entry.take("start_epoch")
+    entry.number("end_epoch", 0)
+    return []
 
 
 def _magnitude(entry: Entry) -> list[Prune | Hold]:
@@ -131,12 +140,17 @@ def _rule(entry: Entry, criterion: Criterion) -> Rule:
     return Rule(criterion, _pattern(entry.take("mask_type", "unstructured")), scope, _layers(entry))
 
 
-def _pattern(text: str) -> Pattern:
-    if text in PATTERNS:
-        return PATTERNS[text]
-    found = re.fullmatch(r"(\d+):(\d+)", str(text))
+def _pattern(given: Any) -> Pattern:
+    if isinstance(given, list):
+        if len(given) == 2 and all(isinstance(size, int) and size > 0 for size in given):
+            return Blocks(*given)
+        raise ValueError(f"mask_type {given!r} is no block of outputs by inputs; give two numbers above 0")
+    name = str(quoted(given))
+    if name in PATTERNS:
+        return PATTERNS[name]
+    found = re.fullmatch(r"(\d+):(\d+)", name)
     if not found:
-        raise ValueError(f"mask_type {text!r} has no equal here; those with one are {', '.join(PATTERNS)} and N:M")
+        raise ValueError(f"mask_type {given!r} has no equal here; those with one are {', '.join(PATTERNS)} and N:M")
     return NofM(int(found[1]), int(found[2]))
 
 
@@ -159,7 +173,7 @@ def _glob(name: str) -> str:
 
 
 MODIFIERS: dict[str, Callable[[Entry], list[Prune | Hold]]] = {
-    "MagnitudePruningModifier": _magnitude, "GMPruningModifier": _magnitude,
+    "EpochRangeModifier": _range, "MagnitudePruningModifier": _magnitude, "GMPruningModifier": _magnitude,
     "GlobalMagnitudePruningModifier": _global, "ConstantPruningModifier": _constant, "ACDCPruningModifier": _acdc,
     "OBSPruningModifier": _obs, "MovementPruningModifier": _movement,
 }  # fmt: skip

@@ -61,7 +61,7 @@ class Problem:
 
     @property
     def dead(self) -> Tensor:
-        """Which columns are multiplied by nothing but zeros, bool ``[groups, columns]``."""
+        """Which columns are multiplied by nothing but zeros or, with another bias, a constant: bool as ``inputs``."""
         return torch.diagonal(self.moments, dim1=1, dim2=2) == 0
 
 

@@ -19,6 +19,7 @@ from workbench.sparsify.patterns import Pattern
 
 MASK = "/mask"  # among a layer's tensors, of which none can be called so
 DAMP = 1e-4  # of the mean square of the inputs, where weights are refitted
+STILL = 1e-6  # of an input's mean square: a variance below is what float32 rounds, and the input constant
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ class _Frame:
         if intercept:
             mean = xx[:, -1, self.order] / count
             moments = moments - mean[:, :, None] * mean[:, None, :]
-            torch.diagonal(moments, dim1=1, dim2=2).clamp_min_(0)
+            varies = torch.diagonal(moments, dim1=1, dim2=2) > STILL * inputs
+            moments = moments * varies[:, :, None] * varies[:, None, :]
         return Problem(name, self.matrix(weight), moments, inputs, self.matrix(gone).bool())
 
     def constant(self, weight: Tensor, evidence: Evidence) -> Tensor:
