@@ -90,8 +90,9 @@ def test_the_published_ranks() -> None:
     parameters = kind(kind.Mode.manual, by_hand((model[0], 0.5), (model[4], 0.4)), multiplicity=8)
     images = torch.randn(16, 64, 3, 3)
     small, stats = compressed(
-        model, "spatial_svd", parameters, input_shape=(1, 64, 3, 3), calibration=[images], eval_callback=lambda *_: 0.5
-    )
+        model, "spatial_svd", parameters, input_shape=(1, 64, 3, 3), calibration=[images],
+        eval_callback=lambda *_, use_cuda: 0.5,
+    )  # fmt: skip
     assert small[0][0].weight.shape == (48, 64, 3, 1)
     assert small[4][1].weight.shape == (128, 80, 1, 3)
     assert stats.compression_ratio_selection_stats is None
@@ -187,7 +188,7 @@ def test_a_loss_is_no_score(scheme: str) -> None:
     parameters = kind(kind.Mode.auto, target(0.6)) if scheme == "spatial_svd" else pruning(target(0.6))
     with pytest.raises(ValueError, match="damaged models higher; the higher the score the better"):
         compressed(model, scheme, parameters, eval_callback=Loss(model))
-    compressed(model, scheme, parameters, eval_callback=lambda *_: 0.5)  # the same for all is no loss
+    compressed(model, scheme, parameters, eval_callback=lambda *_, use_cuda: 0.5)  # the same for all is no loss
 
 
 def test_between_two_scores_lies_their_mean() -> None:
@@ -235,7 +236,7 @@ def test_a_stride_is_counted_where_it_is() -> None:
     images = torch.randn(4, 32, 28, 28)
     small, stats = compressed(
         model, "spatial_svd", parameters, input_shape=(1, 32, 28, 28), calibration=[images],
-        eval_callback=lambda *_: 0.5,
+        eval_callback=lambda *_, use_cuda: 0.5,
     )  # fmt: skip
     assert small[0][0].out_channels == 40
     (row,) = (row for row in stats.result.layers() if row["layer"] == "0")
@@ -258,7 +259,7 @@ def test_linear_layers_on_sequences_get_the_rank_of_their_ratio() -> None:
     parameters = kind(kind.Mode.manual, by_hand((model[0], 0.5), (model[4], 0.5)))
     small, stats = compressed(
         model, "weight_svd", parameters, input_shape=(1, 12, 64), calibration=[torch.randn(32, 12, 64)],
-        eval_callback=lambda *_: 0.5,
+        eval_callback=lambda *_, use_cuda: 0.5,
     )  # fmt: skip
     assert (small[0][0].out_features, small[4][0].out_features) == (25, 16)
     ratios = {layer.name: layer.compression_ratio for layer in stats.per_layer_stats}
@@ -294,7 +295,7 @@ def test_a_real_resnet() -> None:
 
     torch.manual_seed(0)
     model, images = models.resnet18(weights=None).eval(), torch.randn(16, 3, 32, 32)
-    options = {"input_shape": (1, 3, 32, 32), "calibration": [images], "eval_callback": lambda *_: 0.5}
+    options = {"input_shape": (1, 3, 32, 32), "calibration": [images], "eval_callback": lambda *_, use_cuda: 0.5}
     kind = aimet.SpatialSvdParameters
     pairs = by_hand((model.layer1[0].conv1, 0.5), (model.layer2[1].conv2, 0.4))
     small, stats = compressed(model, "spatial_svd", kind(kind.Mode.manual, pairs, 8), **options)
@@ -425,6 +426,63 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         pruning(target(0.5), 0)
     with pytest.raises(ValueError, match="the mode manual does not go with"):
         aimet.SpatialSvdParameters(aimet.SpatialSvdParameters.Mode.manual, target(0.5))
+
+
+def svd(params: Any) -> aimet.SpatialSvdParameters:
+    kind = aimet.SpatialSvdParameters
+    return kind(kind.Mode.manual if isinstance(params, kind.ManualModeParams) else kind.Mode.auto, params)
+
+
+def test_the_device_is_given_by_name() -> None:
+    model = small_net()
+    score, seen = Callback(model), set()
+
+    def named(model: nn.Module, iterations: int | None, verbose: bool = True, *, use_cuda: bool) -> float:
+        seen.add((verbose, use_cuda))
+        return score(model, iterations, use_cuda)
+
+    compressed(model, "spatial_svd", svd(by_hand((model[3], 0.5))), eval_callback=named)
+    assert seen == {(True, False)}
+
+
+@pytest.mark.parametrize("scheme", ["channel_pruning", "spatial_svd"])
+def test_modules_that_are_no_layers_may_be_ignored(scheme: str) -> None:
+    """Of a container, the layers inside it are."""
+    inner = small_net()
+    model = nn.Sequential(inner[:3], nn.BatchNorm2d(16).eval(), inner[3:])
+    ignored = target(0.9, [model[0], model[1], model[2][1]])
+    small, _ = compressed(model, scheme, pruning(ignored) if scheme == "channel_pruning" else svd(ignored))
+    assert isinstance(small[0][0], nn.Conv2d)
+    assert any(type(one) is not type(other) or getattr(one, "in_channels", 0) != getattr(other, "in_channels", 0)
+               for one, other in zip(small[2], model[2], strict=True))  # fmt: skip
+    with pytest.raises(ValueError, match="is no module of this Sequential"):
+        compressed(model, scheme, svd(target(0.9, [nn.ReLU()])) if scheme == "spatial_svd" else
+                   pruning(target(0.9, [nn.ReLU()])))  # fmt: skip
+
+
+def test_a_shape_may_be_a_list_and_a_model_of_any_precision() -> None:
+    model = small_net().double()
+    images = IMAGES[:16].double()
+
+    def score(model: nn.Module, iterations: int | None, use_cuda: bool) -> float:
+        return -float(model(images).detach().square().mean())
+
+    small, _ = compressed(
+        model, "spatial_svd", svd(by_hand((model[3], 0.5))), eval_callback=score, input_shape=[1, 1, 28, 28]
+    )
+    assert small[3][0].weight.dtype == torch.float64
+
+
+def test_a_module_has_one_ratio() -> None:
+    model = small_net()
+    with pytest.raises(ValueError, match="the module 3 is in 2 pairs; give each module one ratio"):
+        compressed(model, "spatial_svd", svd(by_hand((model[3], 0.9), (model[3], 0.2))))
+
+
+def test_statistics_of_layers_have_aimets_name() -> None:
+    model = small_net()
+    _, stats = compressed(model, "channel_pruning", pruning(by_hand((model[3], 0.5))))
+    assert all(isinstance(layer, aimet.CompressionStats.LayerStats) for layer in stats.per_layer_stats)
 
 
 @pytest.mark.slow

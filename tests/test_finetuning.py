@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import workbench as wb
+from workbench import sparsify as sp
 
 OPTIMISERS = [
     partial(torch.optim.AdamW, lr=1e-2), partial(torch.optim.SGD, lr=0.05, momentum=0.9),
@@ -113,6 +117,174 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         wb.finetune(net(), loader(), 1, checkpoint=path)
 
 
+WEIGHTS = torch.ones(4)
+
+
+def weighted(weight: Tensor) -> Any:
+    def loss(output: Tensor, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(output, batch[1], weight=weight)
+
+    return loss
+
+
+def by_argument(output: Tensor, batch: Any, weight: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output, batch[1], weight=weight)
+
+
+def by_name(output: Tensor, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(output, batch[1], weight=WEIGHTS)
+
+
+class Weighted:
+    def __init__(self, weight: Tensor):
+        self.weight, self.log = weight, object()
+
+    def __call__(self, output: Tensor, batch: Any) -> Tensor:
+        return by_argument(output, batch, self.weight)
+
+    def method(self, output: Tensor, batch: Any) -> Tensor:
+        return self(output, batch)
+
+
+LOSSES: dict[str, Any] = {
+    "closure": weighted, "partial": lambda weight: partial(by_argument, weight=weight), "object": Weighted,
+    "method": lambda weight: Weighted(weight).method,
+    "default": lambda weight: lambda output, batch, weight=weight: by_argument(output, batch, weight),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("made", LOSSES.values(), ids=LOSSES)
+def test_a_checkpoint_of_another_loss_is_refused(tmp_path: Path, made: Any) -> None:
+    path = tmp_path / "tune.safetensors"
+    first, again = net(), net()
+    wb.finetune(first, loader(), 1, loss=made(torch.ones(4)), checkpoint=path)
+    wb.finetune(again, loader(), 1, loss=made(torch.ones(4)), checkpoint=path)
+    assert same(first, again)
+    with pytest.raises(ValueError, match="another loss"):
+        wb.finetune(net(), loader(), 1, loss=made(torch.tensor([1.0, 100.0, 1.0, 1.0])), checkpoint=path)
+
+
+def test_a_checkpoint_of_another_global_or_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tune.safetensors"
+
+    def penalties(model: Any) -> list[Any]:
+        return [lambda: model[5].weight.abs().sum(), lambda: model[5].weight.norm()]
+
+    def run(penalty: int) -> None:
+        model = net()
+        wb.finetune(model, loader(), 1, loss=by_name, penalty=penalties(model)[penalty], checkpoint=path)
+
+    run(0)
+    run(0)
+    with pytest.raises(ValueError, match="another penalty"):
+        run(1)
+    monkeypatch.setitem(globals(), "WEIGHTS", torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    with pytest.raises(ValueError, match="another loss"):
+        run(0)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    def run(strength: float) -> None:
+        model = net()
+        sparsifier = sp.Sparsifier(model, sp.Recipe((), (sp.Slimming(strength),)))
+        wb.finetune(model, loader(), 1, penalty=sparsifier.penalty, checkpoint=tmp_path / "tune.safetensors")
+
+    run(0.1)
+    run(0.1)
+    with pytest.raises(ValueError, match="another penalty"):
+        run(0.2)
+
+
+def test_what_a_loss_is_does_not_depend_on_the_process() -> None:
+    """No address, no order of a set: a checkpoint is for another process to go on from."""
+    code = (
+        "from functools import partial; import torch; from tests.test_finetuning import LOSSES, by_name;"
+        "from workbench.checkpoint import digest_of_call as digest;"
+        "far = lambda output, batch, names=frozenset({'a', 'b', 'c'}): output if batch in {'x', 'y', 'z'} else names;"
+        "print(*(digest(made(torch.ones(4))) for made in LOSSES.values()), digest(by_name), digest(far))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in "123"
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+def test_a_frozen_layer_stays_with_a_checkpoint_too(tmp_path: Path) -> None:
+    path = tmp_path / "tune.safetensors"
+    wb.finetune(net(), loader(), 1, checkpoint=path)
+    model = net()
+    model[0].requires_grad_(False)
+    with pytest.raises(ValueError, match="another set of parameters"):
+        wb.finetune(model, loader(), 1, checkpoint=path)
+    assert same(model, net())
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.a(x) + self.b(y)
+
+
+def test_several_inputs_come_as_a_list() -> None:
+    """So does a DataLoader stack them."""
+    x, labels = torch.randn(32, 8), torch.randint(4, (32,), dtype=torch.int32)
+    data: Any = [((one, -one), label) for one, label in zip(x, labels, strict=True)]
+    assert isinstance(next(iter(DataLoader(data, 8)))[0], list)
+    assert wb.finetune(Two(), DataLoader(data, 8), teacher=Two()).losses[0] > 0
+
+
+@pytest.mark.parametrize("kind", ["alone", "a list of one", "no label", "labels that are ignored"])
+def test_distillation_alone_needs_no_label(kind: str) -> None:
+    x = torch.randn(16, 8)
+    batch = {"alone": x, "a list of one": [x], "no label": (x, None),
+             "labels that are ignored": (x, torch.full((16,), -100))}[kind]  # fmt: skip
+    torch.manual_seed(0)
+    student, teacher = nn.Linear(8, 4), nn.Linear(8, 4)
+    done = wb.finetune(student, [batch] * 20, teacher=teacher, distillation=1.0)
+    assert wb.finetune(student, [batch] * 20, teacher=teacher, distillation=1.0).losses[0] < done.losses[0]
+    if kind != "labels that are ignored":
+        with pytest.raises(ValueError, match=r"the loader yields .* let it yield \(inputs, labels\), or give loss="):
+            wb.finetune(student, [batch], teacher=teacher)
+
+
+class Wrong:
+    """A loader of four batches that says it had another number of them, or can be gone over once."""
+
+    def __init__(self, length: int, once: bool = False):
+        self.length, self.batches = length, list(loader())
+        self.left = iter(self.batches) if once else None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Any:
+        return self.left or iter(self.batches)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(Wrong(8), "the loader's length is 8, and it yielded 4 batches in epoch 1; give a list"),
+     (Wrong(2), "the loader's length is 2, and it yields more batches; give a list"),
+     (Wrong(4, once=True), "the loader's length is 4, and it yielded 0 batches in epoch 2; give a list")],
+    ids=["fewer", "more", "once"],
+)  # fmt: skip
+def test_a_loader_yields_what_its_length_says(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        wb.finetune(net(), given, 3)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(loader().dataset)
+
+
 def test_distillation_alone_needs_no_true_label() -> None:
     torch.manual_seed(3)
     student, teacher = net(), net()
@@ -171,6 +343,8 @@ def test_what_cannot_be_trained_is_refused() -> None:
         wb.finetune(net().requires_grad_(False), loader())
     with pytest.raises(TypeError, match="without a length"):
         wb.finetune(net(), (batch for batch in loader()))
+    with pytest.raises(TypeError, match="the loader is a DataLoader without a length; give a list, or a DataLoader of"):
+        wb.finetune(net(), DataLoader(Stream(), 16))
     with pytest.raises(TypeError, match="LBFGS needs a closure"):
         wb.finetune(net(), loader(), optimizer=torch.optim.LBFGS)
 

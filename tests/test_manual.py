@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -98,7 +99,12 @@ WRONG: list[tuple[dict[Any, Any], str]] = [
     ({"6": []}, "6 would lose all its input channels; name at least one that stays"),
     ({"6": wb.Rank("spatial_svd", 2)}, "6: spatial_svd does not fit this layer: it has 1 x 1"),
     ({"2": wb.Rank("weight_svd", 65)}, "2: weight_svd cannot have the rank 65 here; give 1 to 64"),
-    ({"2": wb.Rank("svd", 6)}, "there is no method 'svd' among spatial_svd"),
+    ({"2": wb.Ratio(0.9, "weight_svd", multiple=64)}, "2: at Ratio.* it would have the rank 64 and 1.11 times its"),
+    ({"[2]": wb.Rank("weight_svd", 6), nn.Conv2d: wb.Rank("weight_svd", 7)},
+     "2 is set to weight_svd of rank 6 and to weight_svd of rank 7; give it one setting, under its own name"),
+    ({"6": [True] * 23}, "6 has 24 input channels, and its mask 23; give one of all"),
+    ({"6": [False] * 24}, "6 would lose all its input channels"),
+    ({"6": [-1, 3]}, "6 has no input channels \\[-1\\]"),
 ]  # fmt: skip
 
 
@@ -108,9 +114,115 @@ def test_what_cannot_be_set_says_why(study: wb.Study, settings: dict[Any, Any], 
         study.by_hand(settings)
 
 
-def test_a_bare_number_is_no_setting(study: wb.Study) -> None:
-    with pytest.raises(TypeError, match=r"2 cannot be set to 0.5; give a Ratio, as Ratio\(0.5\), a Rank, or the list"):
-        study.by_hand({"2": 0.5})  # type: ignore[dict-item]
+KINDS: list[tuple[Any, str]] = [
+    ({"2": 0.5}, "2 cannot be set to 0.5; give a Ratio, as Ratio\\(0.5\\), a Rank, or the list"),
+    ({"6": [0.0, 1.0]}, "6 cannot keep the input channels \\[0.0, 1.0\\]; give whole numbers, or a mask"),
+    ({"6": [True, 2]}, "6 cannot keep the input channels \\[True, 2\\]; give whole numbers, or a mask"),
+    ({"6": torch.ones(2, 24, dtype=torch.bool)}, "6 cannot keep the input channels .* give whole numbers, or a mask"),
+    ({6: wb.Ratio(0.5)}, "6 names no layers; give a name as 'features.3', a pattern"),
+    ([("6", wb.Ratio(0.5))], "the settings .* are no dict; give one, as {'features.3': Ratio\\(0.5\\)}"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), KINDS, ids=[message[:30] for _, message in KINDS])
+def test_settings_of_another_kind(study: wb.Study, settings: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        study.by_hand(settings)
+
+
+MASK = np.arange(24) > 20
+
+
+@pytest.mark.parametrize(
+    "stay",
+    [MASK, MASK.tolist(), list(MASK), torch.from_numpy(MASK), torch.tensor([21, 22, 23]), np.array([21, 22, 23]),
+     [torch.tensor(21), np.int64(22), 23], {23, 22, 21}],
+    ids=lambda stay: f"{type(stay).__name__} {stay!r:.20}",
+)  # fmt: skip
+def test_channels_may_be_an_array_or_a_mask(study: wb.Study, stay: Any) -> None:
+    assert study.by_hand({"6": stay}).kept == {"4": (21, 22, 23)}
+
+
+class Joined(nn.Module):
+    """A layer that reads two others, or one and the model's own input."""
+
+    def __init__(self, width: int, both: bool = True) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(3, 8, 3, padding=1) if both else nn.Identity()
+        self.c = nn.Conv2d(width, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(torch.cat([self.a(x).relu(), self.b(x)], 1)).mean((2, 3))
+
+
+def studied(model: nn.Module, **options: Any) -> wb.Study:
+    torch.manual_seed(0)
+    x = torch.randn(16, 3, 6, 6)
+    return wb.Study(model.eval(), x[:2], calibration=[x], refinement=None, **options)
+
+
+def test_all_that_a_layer_reads_is_set() -> None:
+    study = studied(Joined(16))
+    plan = study.by_hand({"c": wb.Ratio(0.5)})
+    assert {name: len(units) for name, units in plan.kept.items()} == {"a": 4, "b": 4}
+    assert study.compress(plan).model.c.in_channels == 8  # type: ignore[union-attr]
+    assert study.by_hand({"c": [0, 1, 8, 15]}).kept == {"a": (0, 1), "b": (0, 7)}
+    with pytest.raises(ValueError, match="c would lose all input channels of the group b; name one that stays"):
+        study.by_hand({"c": [0, 1]})
+
+
+def test_what_is_frozen_of_it_stays() -> None:
+    study = studied(Joined(11, both=False))
+    assert study.by_hand({"c": [0, 5, 8, 9, 10]}).kept == {"a": (0, 5)}
+    with pytest.raises(ValueError, match=r"c cannot lose the input channels \[9, 10\]; graph.frozen says why"):
+        study.by_hand({"c": [0, 5, 8]})
+    with pytest.raises(ValueError, match=r"c can have no ratio of input channels: \[8, 9, 10\] of 11 cannot leave"):
+        study.by_hand({"c": wb.Ratio(0.5)})
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_channels_of_a_grouped_layer_are_those_that_it_reads(kind: type[nn.Module]) -> None:
+    study = studied(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), kind(16, 16, 3, groups=2), nn.Conv2d(16, 4, 1)))
+    plan = study.by_hand({"2": [0, 1, 8, 9]})
+    assert plan.kept == {"0": (0, 1)}
+    assert study.compress(plan).model[2].in_channels == 4  # type: ignore[index, union-attr]
+    with pytest.raises(ValueError, match=r"2 cannot keep the input channels \[0, 1\]: \[8, 9\] do not leave alone"):
+        study.by_hand({"2": [0, 1]})
+
+
+def test_a_layers_own_name_goes_before_patterns_and_types(study: wb.Study) -> None:
+    for settings in (
+        {"2": wb.Rank("weight_svd", 2), "[24]": wb.Rank("weight_svd", 5)},
+        {"[24]": wb.Rank("weight_svd", 5), "2": wb.Rank("weight_svd", 2)},
+    ):
+        assert {name: rank.rank for name, rank in study.by_hand(settings).ranks.items()} == {"2": 2, "4": 5}
+    kept = study.by_hand({"[46]": wb.Ratio(0.5), "6": wb.Ratio(0.25)}).kept
+    assert {name: len(units) for name, units in kept.items()} == {"2": 32, "4": 6}
+
+
+@pytest.mark.parametrize("options", [{"methods": wb.Methods(spatial_svd=False, weight_svd=False, tucker=False)},
+                                     {"ignore": ["2"]}], ids=repr)  # fmt: skip
+def test_what_the_search_leaves_alone_has_a_predicted_loss(study: wb.Study, options: dict[str, Any]) -> None:
+    plain = study.by_hand({"2": wb.Rank("spatial_svd", 20)}).degradation
+    other = wb.Study(study.model, study.example_inputs, calibration=study.calibration, refinement=None, **options)
+    assert other.by_hand({"2": wb.Rank("spatial_svd", 20)}).degradation == pytest.approx(plain, rel=1e-6)
+    assert plain > 0
+
+
+def test_a_plan_by_hand_is_not_undone(study: wb.Study) -> None:
+    with pytest.raises(ValueError, match="so that a refinement would undo the plan; give a Budget"):
+        study.refine(study.by_hand({"6": wb.Ratio(0.5)}), evaluations=20)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "said"),
+    [("2", r"ignore='2' is no list; give names, .* in one, as \['2'\]"), (nn.Linear, r"ignore=Linear is no list"),
+     ([2], "2 names no layers"), (None, "ignore=None is no list")],
+)  # fmt: skip
+def test_what_is_to_be_ignored_is_a_list(ignore: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        studied(net(), ignore=ignore)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan")])

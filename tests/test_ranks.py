@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import workbench as wb
 from tests.test_plan import Heads
+from workbench.apply import apply
 from workbench.artefact import replays
 from workbench.cost.count import count
 from workbench.factorize import sites_of
@@ -312,6 +314,59 @@ def test_data_aware_ranks_lose_less_than_plain(study: wb.Study) -> None:
 def test_unknown_methods_are_refused(study: wb.Study, result: wb.Result) -> None:
     with pytest.raises(ValueError, match="there is no method 'svd'; choose from spatial_svd"):
         study.compress(replace(result.plan, ranks={"down": wb.Rank("svd", 3)}))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [(("weight_svd", 0), ValueError, "the rank 0 of a weight_svd is too low; give 1 or more"),
+     (("weight_svd", 2, -1), ValueError, "the place -1 of a weight_svd is too low; give 0 or more"),
+     (("weight_svd", 2.0), TypeError, "the rank 2.0 of a weight_svd is no whole number"),
+     (("weight_svd", True), TypeError, "the rank True of a weight_svd is no whole number"),
+     ((3, "weight_svd"), ValueError, "there is no method 3; choose from spatial_svd")],
+    ids=repr,
+)  # fmt: skip
+def test_ranks_are_checked_at_once(values: tuple[Any, ...], kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        wb.Rank(*values)
+
+
+def test_ranks_of_numpy_are_plain_ones() -> None:
+    rank = wb.Rank("weight_svd", np.int64(3), np.int32(2))  # type: ignore[arg-type]
+    assert json.loads(json.dumps([rank.rank, rank.place])) == [3, 2]
+    assert type(rank.rank) is int
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"ranks": {"first": {"method": "spatial_svd", "rank": 0}}}, "the rank 0 of a spatial_svd is too low"),
+     ({"ranks": {"first": {"method": "spatial_svd", "rank": 99}}},
+      "lowers the rank of first: spatial_svd cannot have the rank 99 here; give 1 to 6"),
+     ({"ranks": {"back": {"method": "tucker", "rank": 2}}}, "lowers the rank of back: tucker does not fit"),
+     ({"ranks": {"nope": {"method": "tucker", "rank": 2}}}, "lowers the rank of nope, which is no layer; the layers"),
+     ({"kept": {"first": [0, 0, 1]}, "units": {"first": 12}}, "keeps units of the group first twice; name each once"),
+     ({"kept": {"first": [0, 1]}, "units": {"first": 16}}, "the group first that it has 16 units, and there are 12"),
+     ({"kept": {"nope": [0, 1]}, "units": {"nope": 2}}, "the group nope that it has 2 units, and there are none"),
+     ({"kept": {"first": [0, 1]}, "units": {}}, "the group first that it has no units, and there are 12")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_edited_plans_are_not_believed(study: wb.Study, change: dict[str, Any], said: str) -> None:
+    plan = wb.Plan({}, {}, wb.Budget(macs=1.0), 0.0, None, study.graph.fingerprint).to_dict()
+    with pytest.raises(ValueError, match=said):
+        apply(study.graph, wb.Plan.from_dict(plan | change), study.calibration)
+
+
+def test_edited_plans_are_not_restored(result: wb.Result, tmp_path: Path) -> None:
+    result.save(tmp_path)
+    data = json.loads((tmp_path / "plan.json").read_text())
+    (layer, rank), *_ = data["ranks"].items()
+    cut = data["cuts"][0]
+    for change, said in (
+        ({"cuts": [*data["cuts"], cut]}, f"cuts: {cut['tensor']} is cut twice in dimension {cut['dim']}"),
+        ({"ranks": {layer: rank | {"rank": 0}}}, f"ranks.{layer}.rank: .* greater than or equal to 1"),
+    ):
+        (tmp_path / "plan.json").write_text(json.dumps(data | change))
+        with pytest.raises(ValueError, match=f"plan.json is damaged \\({said}"):
+            wb.restore(Net(), tmp_path)
 
 
 def test_a_shared_weight_keeps_its_rank() -> None:

@@ -6,6 +6,7 @@ No algorithm is here. What differs stands in ``docs/from-aimet.md``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,8 +19,9 @@ from torch import nn
 from workbench.allocate.budget import Budget
 from workbench.evaluation import whole_score
 from workbench.graph.modes import evaluating
+from workbench.graph.trace import ChannelGraph
 from workbench.limits import Limits
-from workbench.manual import Ratio, free_groups, layers_like
+from workbench.manual import Ratio, free_groups
 from workbench.methods import CHANNELS, Methods
 from workbench.result import Result
 from workbench.study import Study
@@ -27,7 +29,7 @@ from workbench.study import Study
 PER_IMAGE = 10  # reconstruction samples that AIMET takes from an image
 ENOUGH = 512  # images that are read where there are as many
 
-EvalCallback = Callable[[nn.Module, int | None, bool], float]
+EvalCallback = Callable[..., float]
 
 
 class CompressionScheme(Enum):
@@ -179,14 +181,6 @@ _SCHEMES: dict[CompressionScheme, tuple[type[_Parameters], Methods, str]] = {
 
 
 @dataclass(frozen=True)
-class LayerStats:
-    """A layer and its cost, achieved / original."""
-
-    name: str
-    compression_ratio: float
-
-
-@dataclass(frozen=True)
 class SelectionStats:
     """The scores that were measured: of a group or layer, by the share that was kept."""
 
@@ -196,6 +190,13 @@ class SelectionStats:
 @dataclass(frozen=True)
 class CompressionStats:
     """What came of it, counted on the model that came out; ``result`` reports, saves and exports it."""
+
+    @dataclass(frozen=True)
+    class LayerStats:
+        """A layer and its cost, achieved / original."""
+
+        name: str
+        compression_ratio: float
 
     baseline_model_accuracy: str
     compressed_model_accuracy: str
@@ -209,7 +210,7 @@ class CompressionStats:
     def of(cls, result: Result, metric: CostMetric, accuracy: float) -> CompressionStats:
         """From a result, and what its model scores now."""
         cost = "macs" if metric is CostMetric.mac else "params"
-        layers = [LayerStats(row["layer"], row[cost][1] / row[cost][0]) for row in result.layers()]
+        layers = [cls.LayerStats(row["layer"], row[cost][1] / row[cost][0]) for row in result.layers()]
         scores = {
             curve.group: {Decimal(str(point.share)): point.score for point in curve.points if point.score is not None}
             for curve in result.curves or ()
@@ -237,7 +238,7 @@ class ModelCompressor:
     @staticmethod
     def compress_model(
         model: nn.Module, eval_callback: EvalCallback, eval_iterations: int | None,
-        input_shape: tuple[int, ...] | list[tuple[int, ...]], compress_scheme: CompressionScheme,
+        input_shape: Sequence[int] | Sequence[Sequence[int]], compress_scheme: CompressionScheme,
         cost_metric: CostMetric, parameters: _Parameters, trainer: Any = None, visualization_url: str | None = None, *,
         calibration: Iterable[Any] | None = None, **options: Any,
     ) -> tuple[nn.Module, CompressionStats]:  # fmt: skip
@@ -245,9 +246,9 @@ class ModelCompressor:
 
         Parameters
         ----------
-        eval_callback : ``eval_callback(model, iterations, use_cuda)``, higher is better; iterations are
+        eval_callback : ``eval_callback(model, iterations, use_cuda=...)``, higher is better; iterations are
             ``eval_iterations`` in the search and None in the statistics
-        input_shape : with the batch; of several inputs, a list
+        input_shape : with the batch, as a tuple or a list; of several inputs, a list of those
         trainer : ``train_model(model, layer, train_flag=True)``, called once at the end with the whole smaller model in
             training mode, and None for the layer: all layers are repaired together before
         visualization_url : None; ``stats.result.report(path)`` writes a page
@@ -273,12 +274,14 @@ class ModelCompressor:
         cuda = any(parameter.is_cuda for parameter in model.parameters())
         test = _Score(eval_callback, None, cuda)
         study = Study(
-            model, _drawn(input_shape, 2), evaluate=_Score(eval_callback, eval_iterations, cuda), test=test,
-            calibration=calibration if calibration is not None else _calibration(parameters, input_shape),
-            methods=methods, ignore=_ignored(model, parameters) if methods is not CHANNELS else (),
+            model, _drawn(model, input_shape, 2), evaluate=_Score(eval_callback, eval_iterations, cuda), test=test,
+            calibration=calibration if calibration is not None else _calibration(model, parameters, input_shape),
+            methods=methods,
             gather=isinstance(parameters, ChannelPruningParameters) and parameters.allow_custom_downsample_ops,
             **options,
         )  # fmt: skip
+        if methods is not CHANNELS:
+            study.ignore = _ignored(study.graph, parameters)  # only the graph knows which of them are layers
         result = _compressed(study, parameters, method, cost_metric)
         accuracy = result.score.after
         if trainer is not None:
@@ -295,7 +298,7 @@ class _Score:
     cuda: bool
 
     def __call__(self, model: nn.Module) -> float:
-        return float(self.callback(model, self.iterations, self.cuda))
+        return float(self.callback(model, self.iterations, use_cuda=self.cuda))
 
 
 def _compressed(study: Study, parameters: _Parameters, method: str, metric: CostMetric) -> Result:
@@ -305,25 +308,28 @@ def _compressed(study: Study, parameters: _Parameters, method: str, metric: Cost
             raise ValueError("manual ratios of ranks are of multiplications; give CostMetric.mac, or study.by_hand")
         pairs = params.list_of_module_comp_ratio_pairs
         names = _names(study.model, [pair.module for pair in pairs])
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            raise ValueError(f"the module {twice[0]} is in {names.count(twice[0])} pairs; give each module one ratio")
         ratios = [Ratio(pair.comp_ratio, method, multiple, "up") for pair in pairs]
         return study.compress(study.by_hand(dict(zip(names, ratios, strict=True))))
     target = params.greedy_select_params.target_comp_ratio
     budget = Budget(**{"macs" if metric is CostMetric.mac else "params": target}, multiple=multiple)
     limits = Limits()
     if method == "channels":  # an ignored layer reads what it did; what it makes may leave, as with AIMET
-        ignored = _ignored(study.model, parameters)
         graph = study.graph
-        layers = {layer.name for name in ignored for layer in layers_like(graph, name)}
-        free = free_groups(graph, ())
+        layers, free = set(_ignored(graph, parameters)), free_groups(graph, ())
         limits = Limits(keep=tuple(
             name for name in free if layers & {reader.name for reader in graph.consumers[name]}
         ))  # fmt: skip
     return study.compress(budget, limits=limits)
 
 
-def _ignored(model: nn.Module, parameters: _Parameters) -> list[str]:
+def _ignored(graph: ChannelGraph, parameters: _Parameters) -> list[str]:
+    """The layers among the modules that are to be ignored, and inside them; of a BN or a ReLU there is nothing to."""
     params = parameters.params
-    return [] if isinstance(params, _Manual) else _names(model, params.modules_to_ignore or ())
+    modules = () if isinstance(params, _Manual) else params.modules_to_ignore or ()
+    inside = _names(graph.model, [inner for module in modules for inner in module.modules()])
+    return list(dict.fromkeys(layer.name for layer in graph.layers if layer.name in inside))
 
 
 def _names(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
@@ -334,9 +340,9 @@ def _names(model: nn.Module, modules: Sequence[nn.Module]) -> list[str]:
     return [known[module] for module in modules]
 
 
-def _calibration(parameters: _Parameters, shape: Any) -> list[Any]:
+def _calibration(model: nn.Module, parameters: _Parameters, shape: Any) -> list[Any]:
     if not isinstance(parameters, ChannelPruningParameters):
-        return [_drawn(shape, ENOUGH // 8, part) for part in range(8)]
+        return [_drawn(model, shape, ENOUGH // 8, part) for part in range(8)]
     wanted = max(ENOUGH, math.ceil(parameters.num_reconstruction_samples / PER_IMAGE))
     found: list[Any] = []
     for batch in parameters.data_loader:
@@ -348,8 +354,9 @@ def _calibration(parameters: _Parameters, shape: Any) -> list[Any]:
     return found
 
 
-def _drawn(shape: Any, samples: int, seed: int = 0) -> Any:
-    """Uniform in [0, 1), whatever batch the shape has."""
+def _drawn(model: nn.Module, shape: Any, samples: int, seed: int = 0) -> Any:
+    """Uniform in [0, 1), whatever batch the shape has, as precise as the model's parameters."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     generator = torch.Generator().manual_seed(seed)
-    shapes = shape if isinstance(shape, list) else [shape]
-    return tuple(torch.rand(samples, *one[1:], generator=generator) for one in shapes)
+    shapes = shape if isinstance(shape[0], Sequence) else [shape]
+    return tuple(torch.rand(samples, *one[1:], generator=generator, dtype=dtype) for one in shapes)

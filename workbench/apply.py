@@ -19,7 +19,7 @@ from torch.fx import Node
 from tqdm.auto import tqdm
 
 from workbench.calibrate import MEMORY, ROWS, Batches, Reader
-from workbench.factorize import factorize_, form_of
+from workbench.factorize import Shape, factorize_, form_of
 from workbench.graph.masked import altered_nodes, compute_masked, masked, survivors
 from workbench.graph.program import Values
 from workbench.graph.tensors import set_tensors_
@@ -54,14 +54,11 @@ def apply(
     Raises
     ------
     ValueError
-        The plan was made for another model, or names a method that there is not.
+        The plan was made for another model, or one of its groups or ranks is none that this one can have.
     Refused
         The model's forward contradicts the smaller tensors, or a layer cannot be replaced.
     """
-    if plan.model != graph.fingerprint:
-        raise ValueError(
-            f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
-        )
+    _check(graph, plan)
     batches = Batches.of(calibration)
     if refinement is None or not plan.places:
         return Applied(*_repaired(_Applying(graph, plan, batches, ridges, rows, memory, seed), progress))
@@ -71,6 +68,32 @@ def apply(
     if not refined.kept:  # what was to judge can help the repair instead
         small, repairs = _repaired(_Applying(graph, plan, batches, ridges, rows, memory, seed), progress)
     return Applied(small, repairs, refined)
+
+
+def _check(graph: ChannelGraph, plan: Plan) -> None:
+    if plan.model != graph.fingerprint:
+        raise ValueError(
+            f"the plan was made for the model {plan.model}, this one is {graph.fingerprint}; make a plan for this model"
+        )
+    sizes = {group.name: group.units for group in graph.groups}
+    if strange := [name for name in {**plan.kept, **plan.units} if plan.units.get(name) != sizes.get(name)]:
+        raise ValueError(
+            f"the plan says of the group {strange[0]} that it has {plan.units.get(strange[0], 'no')} units, and there "
+            f"are {sizes.get(strange[0], 'none')}; make the plan anew"
+        )
+    for name, units in plan.kept.items():
+        if len(set(units)) < len(units):
+            raise ValueError(f"the plan keeps units of the group {name} twice; name each once")
+    shapes = {layer.name: Shape.of(layer.shape, layer.groups) for layer in graph.layers}
+    for factored in plan.factors:
+        if factored.layer not in shapes:
+            raise ValueError(
+                f"the plan lowers the rank of {factored.layer}, which is no layer; the layers are {', '.join(shapes)}"
+            )
+        try:
+            form_of(factored).checked(shapes[factored.layer])
+        except ValueError as error:
+            raise ValueError(f"the plan lowers the rank of {factored.layer}: {error}") from None
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.checkpoint import digest_of, load, save
+from workbench.checkpoint import digest_of, digest_of_call, load, save
 from workbench.draws import seed_of
 from workbench.evaluation import name_of
 from workbench.graph.inputs import Inputs
@@ -24,6 +23,7 @@ from workbench.graph.modes import evaluating
 
 Loss = Callable[[Any, Any], Tensor]  # of the model's output and the batch, a number
 Maker = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+LENGTHS = "give a list, or a DataLoader of a dataset that knows its length"
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -58,24 +58,27 @@ def finetune(
     Parameters
     ----------
     model : where it is, the batches are moved
-    loader : yields ``(inputs, labels)``, inputs as a tensor, a tuple or a dict; has a length
+    loader : yields ``(inputs, labels)``, or inputs alone where no label is needed: as a tensor, a tuple (or the list
+        that a ``DataLoader`` makes of it) or a dict; has a length
     epochs : how often it is gone over
     teacher : the original, whose outputs (logits, classes in dimension 1) are imitated; never changed, run in eval mode
     distillation : the share of the imitation in the loss: temperature^2 KL (Hinton et al. 2015, arXiv:1503.02531), the
-        rest is cross-entropy
+        rest is cross-entropy; at 1 no label is needed
     temperature : of both softmaxes in the imitation
     loss : ``loss(output, batch)`` instead of all that, a number
     optimizer : makes one of parameters: ``partial(torch.optim.SGD, lr=0.05, momentum=0.9)``
     warm_up : the share of all steps in which the rate rises in a line, before it falls as a half cosine
     checkpoint : a safetensors file written after every epoch; the same call, on the model as it was at first, goes on
-        from there to the same weights. Which data the loader yields is not checked
+        from there to the same weights. Which data the loader yields is not checked, of a loss and a penalty their code
+        and what they hold
     seed : of what is drawn
     penalty : a term that is added to the loss of every step, as ``Sparsifier.penalty``
 
     Raises
     ------
     ValueError
-        An option, the loss, or a checkpoint that belongs to something else.
+        An option, the loss, a loader that yields more or fewer batches than its length, or a checkpoint that belongs to
+        something else.
     TypeError
         The loader has no length, or the optimiser's step needs a closure.
 
@@ -91,21 +94,22 @@ def finetune(
     if teacher is not None and loss is not None:
         raise ValueError("a teacher and a loss are both given; call the teacher in the loss, or leave the loss out")
     steps, optimiser = _length(loader), _optimiser(model, optimizer)
+    measure = loss or partial(_loss, teacher, distillation, temperature)
+    course = _Course(model, optimiser, measure, penalty, steps, epochs, warm_up)
+    path = Path(checkpoint) if checkpoint is not None else None
     settings = {
         "steps": steps, "epochs": epochs, "seed": seed, "warm_up": warm_up,
-        "loss": name_of(loss) if loss else [distillation, temperature], "optimizer": repr(optimiser),
-        "penalty": name_of(penalty) if penalty else None,
+        "loss": _told(loss) if loss else [distillation, temperature], "optimizer": repr(optimiser),
+        "penalty": _told(penalty) if penalty else None,
+        "set of parameters": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "model": digest_of(model), "teacher": digest_of(teacher) if teacher is not None else None,
-    }  # fmt: skip
-    measure = loss or partial(_loss, teacher, distillation, temperature)
-    course = _Course(model, optimiser, measure, penalty, epochs * steps, warm_up)
-    path = Path(checkpoint) if checkpoint is not None else None
+    } if path is not None else {}  # fmt: skip
     losses = load(path, model, optimiser, settings) if path is not None and path.exists() else []
     with evaluating(model), evaluating(teacher or model), torch.random.fork_rng():
         model.train()
         for epoch in range(len(losses), epochs):
             _seed(loader, seed, epoch)
-            losses.append(sum(map(course.step, loader, count(epoch * steps))) / steps)
+            losses.append(course.epoch(loader, epoch))
             if path is not None:
                 save(path, model, optimiser, settings | {"losses": losses})
     return Finetuned(tuple(losses), time.perf_counter() - start)
@@ -116,22 +120,34 @@ class _Course:
 
     def __init__(
         self, model: nn.Module, optimiser: torch.optim.Optimizer, loss: Loss, penalty: Callable[[], Tensor] | None,
-        steps: int, warm_up: float,
+        length: int, epochs: int, warm_up: float,
     ):  # fmt: skip
         self.model, self.optimiser, self.loss, self.penalty = model, optimiser, loss, penalty
-        self.steps, self.warm_up = steps, warm_up
+        self.length, self.steps, self.warm_up = length, length * epochs, warm_up
         self.rates = [group["lr"] for group in optimiser.param_groups]
+
+    def epoch(self, loader: Iterable[Any], epoch: int) -> float:
+        """Every batch once; the mean loss."""
+        losses: list[float] = []
+        for batch in loader:
+            if len(losses) == self.length:
+                raise ValueError(f"the loader's length is {self.length}, and it yields more batches; {LENGTHS}")
+            losses.append(self.step(batch, epoch * self.length + len(losses)))
+        if len(losses) < self.length:
+            raise ValueError(
+                f"the loader's length is {self.length}, and it yielded {len(losses)} batches in epoch {epoch + 1}; "
+                f"{LENGTHS}"
+            )
+        return sum(losses) / self.length
 
     def step(self, batch: Any, step: int) -> float:
         """One batch; its loss."""
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
-            raise ValueError(f"the loader yields a {type(batch).__name__}; let it yield (inputs, labels)")
         factor = _schedule(step, self.steps, self.warm_up)
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate
         self.optimiser.zero_grad()
         with torch.enable_grad():
-            value = self.loss(Inputs.of(batch[0])(self.model), batch)
+            value = self.loss(_inputs(batch)(self.model), batch)
             if self.penalty is not None:
                 value = value + self.penalty()
             if not value.isfinite():
@@ -144,14 +160,34 @@ class _Course:
 def _loss(teacher: nn.Module | None, distillation: float, temperature: float, output: Tensor, batch: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise ValueError(f"the model returns a {type(output).__name__}, no logits; give loss=")
-    labels = F.cross_entropy(output, batch[1].to(output.device))
+    share = distillation if teacher is not None else 0.0
+    value = output.new_zeros(())
+    if share < 1:
+        value = (1 - share) * F.cross_entropy(output, _labels(batch).to(output.device))
     if teacher is None:
-        return labels
+        return value
     with torch.no_grad():
-        wanted = F.log_softmax(Inputs.of(batch[0])(teacher).to(output.device) / temperature, dim=1)
+        wanted = F.log_softmax(_inputs(batch)(teacher).to(output.device) / temperature, dim=1)
     found = F.log_softmax(output / temperature, dim=1)
     imitation = F.kl_div(found, wanted, reduction="sum", log_target=True) * (output.shape[1] / output.numel())
-    return (1 - distillation) * labels + distillation * temperature**2 * imitation
+    return value + share * temperature**2 * imitation
+
+
+def _inputs(batch: Any) -> Inputs:
+    """The model's, before the labels or alone; of a tuple a ``DataLoader`` makes a list."""
+    given = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    return Inputs.of(tuple(given) if isinstance(given, list) else given)
+
+
+def _labels(batch: Any) -> Tensor:
+    both = isinstance(batch, tuple | list) and len(batch) > 1
+    if not both or not isinstance(batch[1], Tensor):
+        what = f"labels that are a {type(batch[1]).__name__}" if both else f"a {type(batch).__name__}"
+        raise ValueError(
+            f"the loader yields {what}; let it yield (inputs, labels), or give loss=, or a teacher and "
+            "distillation=1.0, which needs no labels"
+        )
+    return batch[1] if batch[1].is_floating_point() else batch[1].long()
 
 
 def _schedule(step: int, steps: int, warm_up: float) -> float:
@@ -180,11 +216,17 @@ def _optimiser(model: nn.Module, make: Maker) -> torch.optim.Optimizer:
 
 
 def _length(loader: Any) -> int:
-    if not hasattr(loader, "__len__"):
-        raise TypeError(f"the loader is a {type(loader).__name__} without a length; give a list or a DataLoader")
-    if not len(loader):
+    try:
+        length = len(loader)
+    except TypeError:  # also of a DataLoader, where its dataset has none
+        raise TypeError(f"the loader is a {type(loader).__name__} without a length; {LENGTHS}") from None
+    if not length:
         raise ValueError("the loader is empty; it must yield at least one batch of (inputs, labels)")
-    return len(loader)
+    return length
+
+
+def _told(function: Any) -> str:
+    return f"{name_of(function)} {digest_of_call(function)}"
 
 
 def _check(epochs: int, distillation: float, temperature: float, warm_up: float) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
 from workbench.evaluation import Evaluation, name_of
 from workbench.graph.inputs import check_repeats
 from workbench.graph.part import check_model
+from workbench.manual import check_pattern
 from workbench.methods import Methods
 
 
-def check_given(model: Any, evaluate: Any, test: Any, criterion: Any, methods: Any) -> None:
+def check_given(model: Any, evaluate: Any, test: Any, criterion: Any, methods: Any, ignore: Any) -> None:
     """None of ``evaluate``, ``test`` and ``criterion`` need be there.
 
     Raises
     ------
     TypeError
-        The model is no module, a score or a criterion cannot be called with what it would be given, or the methods are
-        none.
+        The model is no module, a score or a criterion cannot be called with what it would be given, the methods are
+        none, or what is to be ignored is no list of layers.
     ValueError
         The data of a score comes in another order each time.
     """
@@ -33,6 +35,11 @@ def check_given(model: Any, evaluate: Any, test: Any, criterion: Any, methods: A
         )
     if not isinstance(methods, Methods):
         raise TypeError(f"methods={methods!r} are no methods; give Methods(), or Methods(channels=False) and the like")
+    if isinstance(ignore, str | type) or not isinstance(ignore, Collection):
+        shown = ignore.__name__ if isinstance(ignore, type) else repr(ignore)
+        raise TypeError(f"ignore={shown} is no list; give names, patterns of names and types in one, as [{shown}]")
+    for pattern in ignore:
+        check_pattern(pattern)
 
 
 def _check_score(option: str, score: Any) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import TypeGuard
+from operator import index
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -16,9 +17,9 @@ from workbench.factorize import Form, Site, site_of
 from workbench.factorize.ladder import LADDER
 from workbench.factorize.replace import BY_NAME
 from workbench.factorize.sites import fixed
-from workbench.graph.groups import ChannelGroup
 from workbench.graph.trace import ChannelGraph, Layer
 from workbench.plan import Plan, Rank
+from workbench.select import Path
 from workbench.sensitivity import Search
 
 Pattern = str | type[nn.Module]
@@ -58,20 +59,27 @@ class Ratio:
         Raises
         ------
         ValueError
-            The method does not fit the layer.
+            The method does not fit the layer, or that rank costs more than the layer itself.
         """
         method = BY_NAME[self.method]
         Form(method, 1).checked(site.shape)
         most = method.full(site.shape)
-        allowed = Fraction(repr(float(self.value))) * site.layer.shape.numel() * site.layer.positions
+        dense = site.layer.shape.numel() * site.layer.positions
+        allowed = Fraction(repr(float(self.value))) * dense
         low, high = 1, most  # costs rise with the rank
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if site.cost(Form(method, middle)) <= allowed else (low, middle - 1)
-        return Rank(self.method, round_width(most, Fraction(low, most), self.multiple, self.rounding))
+        rank = round_width(most, Fraction(low, most), self.multiple, self.rounding)
+        if (cost := site.cost(Form(method, rank))) > dense:
+            raise ValueError(
+                f"at {self} it would have the rank {rank} and {cost / dense:.3g} times its multiplications; give a "
+                "smaller multiple or rounding='down', or leave the layer out"
+            )
+        return Rank(self.method, rank)
 
 
-Setting = Ratio | Rank | Sequence[int]  # the input channels that stay
+Setting = Ratio | Rank | Sequence[int] | Sequence[bool]  # the input channels that stay, or a mask of them
 
 
 def plan_by_hand(graph: ChannelGraph, search: Search, settings: Mapping[Pattern, Setting]) -> Plan:
@@ -87,17 +95,20 @@ def plan_by_hand(graph: ChannelGraph, search: Search, settings: Mapping[Pattern,
     """
     kept: dict[str, tuple[int, ...]] = {}
     ranks: dict[str, Rank] = {}
-    for pattern, setting in settings.items():
-        for layer in layers_like(graph, pattern):
-            if _lowers_rank(setting):
-                ranks[layer.name] = _rank(graph, layer, setting, search)
-                continue
-            group = _read_group(graph, layer)
-            units = _units(graph, search, layer, group, setting)
-            if kept.setdefault(group.name, units) != units:
+    for layer, setting in _set(graph, settings):
+        if _lowers_rank(setting):
+            rank = _rank(graph, layer, setting, search)
+            if (other := ranks.setdefault(layer.name, rank)) != rank:
+                raise ValueError(
+                    f"{layer.name} is set to {other.method} of rank {other.rank} and to {rank.method} of rank "
+                    f"{rank.rank}; give it one setting, under its own name"
+                )
+            continue
+        for group, units in _units(graph, search, layer, setting).items():
+            if kept.setdefault(group, units) != units:
                 raise ValueError(
                     f"{layer.name} reads the same channels as another layer that shall keep others of them; give all "
-                    f"layers that read the group {group.name} one setting"
+                    f"layers that read the group {group} one setting"
                 )
     curves = search.curves()
     places = {name: len(units) for name, units in kept.items()}
@@ -111,10 +122,22 @@ def concerned(graph: ChannelGraph, settings: Mapping[Pattern, Setting]) -> tuple
     """The layers whose rank is set, and the groups of which some channels are to stay."""
     low: set[str] = set()
     read: set[str] = set()
-    for pattern, setting in settings.items():
-        (low if _lowers_rank(setting) else read).update(layer.name for layer in layers_like(graph, pattern))
+    for layer, setting in _set(graph, settings):
+        (low if _lowers_rank(setting) else read).add(layer.name)
     groups = {name for name, readers in graph.consumers.items() if read & {layer.name for layer in readers}}
     return low, groups
+
+
+def _set(graph: ChannelGraph, settings: Mapping[Pattern, Setting]) -> list[tuple[Layer, Setting]]:
+    """What each layer is set to: where its own name is, not what patterns and types say of the same."""
+    if not isinstance(settings, Mapping):
+        raise TypeError(f"the settings {settings!r:.80} are no dict; give one, as {{'features.3': Ratio(0.5)}}")
+    found = [(key, layer, setting) for key, setting in settings.items() for layer in layers_like(graph, key)]
+    own = {(layer.name, _lowers_rank(setting)) for key, layer, setting in found if key == layer.name}
+    return [
+        (layer, setting) for key, layer, setting in found
+        if key == layer.name or (layer.name, _lowers_rank(setting)) not in own
+    ]  # fmt: skip
 
 
 def _lowers_rank(setting: Setting) -> TypeGuard[Ratio | Rank]:
@@ -128,7 +151,10 @@ def layers_like(graph: ChannelGraph, pattern: Pattern) -> list[Layer]:
     ------
     ValueError
         There is none.
+    TypeError
+        It is neither.
     """
+    check_pattern(pattern)
     if isinstance(pattern, str):
         found = [layer for layer in graph.layers if fnmatchcase(layer.name, pattern)]
     else:
@@ -141,6 +167,21 @@ def layers_like(graph: ChannelGraph, pattern: Pattern) -> list[Layer]:
     return found
 
 
+def check_pattern(pattern: Any) -> None:
+    """Whether it can name layers.
+
+    Raises
+    ------
+    TypeError
+        It is neither a string nor a type.
+    """
+    if not isinstance(pattern, str | type):
+        raise TypeError(
+            f"{pattern!r:.80} names no layers; give a name as 'features.3', a pattern as 'blocks.*.conv1', or a type "
+            "as nn.Conv2d"
+        )
+
+
 def free_groups(graph: ChannelGraph, ignored: Iterable[Layer]) -> list[str]:
     """The groups that can leave exactly, without those of which an ignored layer makes or reads channels."""
     weights = {layer.weight for layer in ignored}
@@ -149,10 +190,7 @@ def free_groups(graph: ChannelGraph, ignored: Iterable[Layer]) -> list[str]:
 
 def _rank(graph: ChannelGraph, layer: Layer, setting: Ratio | Rank, search: Search) -> Rank:
     """With its place among what the search would choose from: the dearest form that costs no more."""
-    why = fixed(graph, layer)
-    if setting.method not in BY_NAME:
-        why = f"there is no method {setting.method!r} among {', '.join(BY_NAME)}"
-    if why:
+    if why := fixed(graph, layer):
         raise ValueError(f"the rank of {layer.name} cannot be set: {why}; leave the layer out")
     site = site_of(graph, layer)
     try:
@@ -165,43 +203,92 @@ def _rank(graph: ChannelGraph, layer: Layer, setting: Ratio | Rank, search: Sear
     return Rank(rank.method, rank.rank, max(1, len(cheaper)))
 
 
-def _read_group(graph: ChannelGraph, layer: Layer) -> ChannelGroup:
-    for group in graph.exact:
-        if any(reader.name == layer.name for reader in graph.consumers[group.name]):
-            return group
-    raise ValueError(
-        f"the input channels of {layer.name} cannot leave; graph.groups and graph.frozen say which can, and why not"
-    )
-
-
-def _units(
-    graph: ChannelGraph, search: Search, layer: Layer, group: ChannelGroup, setting: Ratio | Rank | Sequence[int]
-) -> tuple[int, ...]:
+def _units(graph: ChannelGraph, search: Search, layer: Layer, setting: Setting) -> dict[str, tuple[int, ...]]:
+    """Which units stay of each group that a layer reads."""
+    count, read = layer.shape[1] * layer.groups, _read(graph, layer)
+    if not read:
+        raise ValueError(
+            f"the input channels of {layer.name} cannot leave; graph.groups and graph.frozen say which can, and why not"
+        )
+    frozen = set(range(count)).difference(*(unit for units in read.values() for unit in units))
     if isinstance(setting, Ratio):
-        path = search.paths[group.name]
-        count = round_width(group.units, setting.value, setting.multiple, setting.rounding)
-        return path.kept(max(path.least, count))
-    if isinstance(setting, str) or not isinstance(setting, Iterable):
+        if frozen:
+            raise ValueError(
+                f"{layer.name} can have no ratio of input channels: {_told(frozen)} of {count} cannot leave; give the "
+                "list of those that stay"
+            )
+        return {name: _share(search.paths[name], setting) for name in read}
+    stay = _named(layer, setting, count)
+    if not frozen <= stay:
+        raise ValueError(
+            f"{layer.name} cannot lose the input channels {_told(frozen - stay)}; graph.frozen says why: name them, too"
+        )
+    kept = {
+        name: tuple(number for number, unit in enumerate(units) if not unit or unit & stay)
+        for name, units in read.items()
+    }
+    whole = frozen.union(*(read[name][number] for name, numbers in kept.items() for number in numbers))
+    if wrong := whole - stay:
+        raise ValueError(
+            f"{layer.name} cannot keep the input channels {_told(stay)}: {_told(wrong)} do not leave alone; name all "
+            f"channels of a unit of the {'group' if len(read) == 1 else 'groups'} {', '.join(read)}"
+        )
+    if empty := [name for name, numbers in kept.items() if not numbers]:
+        raise ValueError(f"{layer.name} would lose all input channels of the group {empty[0]}; name one that stays")
+    return kept
+
+
+def _read(graph: ChannelGraph, layer: Layer) -> dict[str, list[set[int]]]:
+    """Of each group that a layer reads, the input channels that are each unit."""
+    dim = 0 if layer.transposed or layer.product else 1
+    blocks = layer.groups if dim else 1  # a grouped convolution has a column for a channel of every block
+    return {
+        group.name: [
+            {block * layer.shape[1] + place for block in range(blocks) for place in unit} for unit in member.indices
+        ]
+        for group in graph.exact for member in group.members
+        if (member.tensor, member.dim, member.role) == (layer.weight, dim, "in")
+    }  # fmt: skip
+
+
+def _share(path: Path, ratio: Ratio) -> tuple[int, ...]:
+    return path.kept(max(path.least, round_width(len(path.order), ratio.value, ratio.multiple, ratio.rounding)))
+
+
+def _named(layer: Layer, setting: Any, count: int) -> set[int]:
+    """The input channels in a list, an array, or a mask."""
+    given = _plain(setting)
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise TypeError(
             f"{layer.name} cannot be set to {setting!r}; give a Ratio, as Ratio(0.5), a Rank, or the list of the input "
             "channels that stay"
         )
-    member = next(m for m in group.members if m.tensor == layer.weight and m.role == "in")
-    stay = set(setting)
+    places = [_plain(one) for one in given]
+    mask = [isinstance(one, bool) for one in places]
+    if any(mask) and all(mask):
+        if len(mask) != count:
+            raise ValueError(f"{layer.name} has {count} input channels, and its mask {len(mask)}; give one of all")
+        places = [place for place, stays in enumerate(places) if stays]
+    elif any(mask) or not all(hasattr(one, "__index__") for one in places):
+        raise TypeError(
+            f"{layer.name} cannot keep the input channels {places!r:.80}; give whole numbers, or a mask of True and "
+            "False"
+        )
+    stay = {index(one) for one in places}
     if not stay:
         raise ValueError(f"{layer.name} would lose all its input channels; name at least one that stays")
-    there = {index for indices in member.indices for index in indices}
-    if not stay <= there:
+    if strange := stay - set(range(count)):
         raise ValueError(
-            f"{layer.name} has no input channels {sorted(stay - there)} that can leave or stay; the highest is "
-            f"{max(there)}"
+            f"{layer.name} has no input channels {_told(strange)} that can leave or stay; the highest is {count - 1}"
         )
-    units = tuple(unit for unit, indices in enumerate(member.indices) if stay & set(indices))
-    whole = {index for unit in units for index in member.indices[unit]}
-    if whole != stay:
-        wrong = sorted(whole ^ stay)
-        raise ValueError(
-            f"{layer.name} cannot keep the input channels {sorted(stay)}: {wrong} do not leave alone; name all "
-            f"channels of a unit of the group {group.name}"
-        )
-    return units
+    return stay
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists of them instead of arrays and tensors."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _told(channels: set[int]) -> str:
+    """In order, and not all of very many."""
+    return f"{sorted(channels)[:16]}"[:-1] + (", ...]" if len(channels) > 16 else "]")

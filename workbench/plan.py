@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from workbench import drawing
 from workbench.allocate.budget import Budget
 from workbench.cost.layer_latency import rank_axis
 from workbench.factorize.ladder import LADDER
+from workbench.factorize.replace import BY_NAME
 from workbench.graph.record import Factored
 from workbench.limits import Limits
 
@@ -22,11 +24,30 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Rank:
-    """A layer's rank by a method (see ``workbench.factorize``), and its place on the layer's curve."""
+    """A layer's rank by a method (see ``workbench.factorize``), and its place on the layer's curve.
+
+    Raises
+    ------
+    ValueError
+        There is no such method, or the rank is below 1.
+    TypeError
+        The rank or the place is no whole number.
+    """
 
     method: str
     rank: int
     place: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or self.method not in BY_NAME:
+            raise ValueError(f"there is no method {self.method!r}; choose from {', '.join(BY_NAME)}")
+        for name, least in (("rank", 1), ("place", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not hasattr(value, "__index__"):
+                raise TypeError(f"the {name} {value!r} of a {self.method} is no whole number; give {least} or more")
+            if value < least:
+                raise ValueError(f"the {name} {value!r} of a {self.method} is too low; give {least} or more")
+            object.__setattr__(self, name, index(value))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +27,7 @@ class _Cut(_Strict):
 
 class _Rank(_Strict):
     method: str
-    rank: Whole
+    rank: Annotated[int, Field(ge=1, lt=MOST)]
     place: Whole = 0
 
 
@@ -76,6 +77,9 @@ def fault_in(plan: dict[str, Any]) -> str:
     for cut in plan["cuts"]:
         if max(cut["kept"]) >= cut["size"] or len(set(cut["kept"])) < len(cut["kept"]):
             return f"the cut of {cut['tensor']} keeps indices twice, or such as {cut['size']} do not have"
+    places = Counter((cut["tensor"], cut["dim"]) for cut in plan["cuts"])
+    if twice := [place for place, times in places.items() if times > 1]:
+        return f"cuts: {twice[0][0]} is cut twice in dimension {twice[0][1]}"
     if set(plan["kept"]) != set(plan["units"]) or any(
         len(set(units)) < len(units) or max(units, default=0) >= plan["units"][name]
         for name, units in plan["kept"].items()

@@ -95,7 +95,7 @@ class Study:
         workers: int | Executor | None = None, retries: int = 1, seed: int = 0, name: str | None = None,
         progress: bool = False, methods: Methods = Methods(), ignore: Sequence[Pattern] = (),
     ):  # fmt: skip
-        check_given(model, evaluate, test, criterion, methods)
+        check_given(model, evaluate, test, criterion, methods, ignore)
         self.model, self.example_inputs = model, example_inputs
         self.calibration = Batches.of(calibration)
         self.evaluate = Fidelity(self.calibration) if evaluate is None else fitted(evaluate, example_inputs)
@@ -154,10 +154,13 @@ class Study:
     @cached_property
     def statistics(self) -> Statistics:
         """Second moments of every prunable layer's input."""
-        graph, also = self.graph, [site.layer for site in self.sites[0]]
+        return self._calibrated(self.sites[0])
+
+    def _calibrated(self, sites: Sequence[Site]) -> Statistics:
+        also = [site.layer for site in sites]
         with self._timed("calibrate"):
             return calibrate(
-                graph, self.calibration, needs={*needs_of(self.criterion), "fisher"}, loss=self.loss,
+                self.graph, self.calibration, needs={*needs_of(self.criterion), "fisher"}, loss=self.loss,
                 seed=self.seed, progress=self.progress, also=also,
             )  # fmt: skip
 
@@ -237,13 +240,15 @@ class Study:
     def by_hand(self, settings: Mapping[Pattern, Setting]) -> Plan:
         """The plan in which layers have the ratios, ranks or input channels that are given, and all others stay.
 
-        Keys are names of layers, patterns of names or types of modules. Whatever the ``methods`` of a search are, all
-        can be set by hand.
+        Keys are names of layers, patterns of names or types of modules; a layer's own name goes before the others.
+        Channels are numbers, or a mask of all. Whatever the ``methods`` of a search are, all can be set by hand.
 
         Raises
         ------
         ValueError
-            There is no such layer, or it cannot have that.
+            There is no such layer, it cannot have that, or two settings contradict each other.
+        TypeError
+            A key or a setting is of another kind.
 
         Examples
         --------
@@ -258,7 +263,16 @@ class Study:
         )
         """
         layers, groups = concerned(self.graph, settings)  # the rest of a large network would take most of the time
-        search = self._search([site for site in self.sites[0] if site.layer.name in layers], groups)
+        known = {site.layer.name: site for site in self.sites[0]}
+        sites = [
+            known.get(site.layer.name, site)
+            for site in sites_of(self.graph, Methods().ranks)[0] if site.layer.name in layers
+        ]  # fmt: skip
+        found = self.__dict__.get("statistics")
+        if found is None or not {site.layer.name for site in sites} <= found.layers.keys():
+            also = [site for site in sites if site.layer.name not in known]  # the search leaves these alone
+            self.statistics = self._calibrated([*self.sites[0], *also])
+        search = self._search(sites, groups)
         return plan_by_hand(self.graph, search, settings)
 
     def front(
@@ -312,12 +326,20 @@ class Study:
         Raises
         ------
         ValueError
-            Not even the plan can be scored with so many evaluations, or it changes what the search may not.
+            Not even the plan can be scored with so many evaluations, it changes what the search may not, or its budget
+            allows the original, as that of a plan by hand does.
         """
         if not isinstance(evaluations, int) or evaluations < 1:
             raise ValueError(f"evaluations={evaluations!r} must be a whole number, 1 or more")
         plan = self._plan(plan, solver)
         search = self.search
+        changed = {name for name, _ in plan.places}
+        allowed = all(amount == 1 for amount in plan.budget.amounts.values())
+        if changed and changed <= search.paths.keys() and allowed and evaluations > 1:
+            raise ValueError(
+                f"the plan's {plan.budget} allows the original, so that a refinement would undo the plan; give a "
+                "Budget, as Budget(macs=0.5), or compress the plan as it is"
+            )
         with self._timed("refine"):
             choose = partial(self._made, budget=plan.budget, solver=solver, limits=plan.limits)
             return replan(search, plan, choose, self._lost, evaluations=evaluations)
