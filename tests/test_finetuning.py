@@ -199,7 +199,7 @@ def test_what_a_loss_is_does_not_depend_on_the_process() -> None:
     """No address, no order of a set: a checkpoint is for another process to go on from."""
     code = (
         "from functools import partial; import torch; from tests.test_finetuning import LOSSES, by_name;"
-        "from workbench.checkpoint import digest_of_call as digest;"
+        "from workbench.calls import digest_of_call as digest;"
         "far = lambda output, batch, names=frozenset({'a', 'b', 'c'}): output if batch in {'x', 'y', 'z'} else names;"
         "print(*(digest(made(torch.ones(4))) for made in LOSSES.values()), digest(by_name), digest(far))"
     )

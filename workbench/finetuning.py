@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.checkpoint import digest_of, digest_of_call, load, save
+from workbench.calls import digest_of_call
+from workbench.checkpoint import digest_of, load, save
 from workbench.draws import seed_of
 from workbench.evaluation import name_of
 from workbench.graph.inputs import Inputs
